@@ -1,0 +1,120 @@
+package rules
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Backend puts rules into the kernel of the calling thread's network namespace
+// and reads them back.
+type Backend interface {
+	// Name returns the name under which [Find] finds the backend.
+	Name() string
+	// List returns what of the kernel's rules is ours, in all tables of both
+	// families. The error wraps [ErrIncompatible] if a table cannot be seen.
+	List(ctx context.Context) (Ruleset, error)
+	// Render returns the step as the text that Apply would hand over.
+	Render(step Step) string
+	// Apply executes one step: all of it, or nothing. The error wraps
+	// [ErrChanged] if the rules are no longer those that the step was planned
+	// for; a new plan may then succeed. A step that has begun is finished even
+	// if ctx ends.
+	Apply(ctx context.Context, step Step) error
+	// Base returns the built-in chains and their tables that exist only since
+	// somebody first used them, and Prune removes those of them that are not
+	// in keep, hold nothing and change nothing. Backends whose tables cannot
+	// be removed return none.
+	Base
+}
+
+// Base is the part of a [Backend] that restores tables.
+type Base interface {
+	BaseChains(ctx context.Context) ([]BaseChain, error)
+	Prune(ctx context.Context, keep []BaseChain) error
+}
+
+// The names of the backends.
+const (
+	NFT    = "iptables-nft"
+	Legacy = "iptables-legacy"
+)
+
+// Find returns the backend of that name. Its error wraps [ErrUnsupported] if the
+// programs that it needs are not there.
+func Find(name string) (Backend, error) {
+	switch name {
+	case NFT, Legacy:
+		return findXtables(name)
+	}
+	return nil, fmt.Errorf("backend %q: neither %s nor %s", name, NFT, Legacy)
+}
+
+// Choose returns the backend that fits this host, and a sentence that says why:
+// the variant of iptables whose rules are in use; if both or none are, the one
+// that the program iptables is. Rules of this package do not count.
+func Choose(ctx context.Context) (Backend, string, error) {
+	var found []*xtables
+	var missing error
+	for _, name := range []string{NFT, Legacy} {
+		x, err := findXtables(name)
+		if err != nil {
+			missing = err
+			continue
+		}
+		found = append(found, x)
+	}
+	switch len(found) {
+	case 0:
+		return nil, "", missing
+	case 1:
+		return found[0], "the only one on this host", nil
+	}
+	var used []*xtables
+	for _, x := range found {
+		in, err := x.inUse(ctx)
+		if err != nil {
+			return nil, "", err
+		}
+		if in {
+			used = append(used, x)
+		}
+	}
+	if len(used) == 1 {
+		return used[0], "this host's own rules use it", nil
+	}
+	i := max(0, slices.IndexFunc(found, func(x *xtables) bool { return x.isDefault(ctx) }))
+	return found[i], "it is this host's iptables", nil
+}
+
+// inUse reports whether the variant holds rules, chains or policies of others.
+func (x *xtables) inUse(ctx context.Context) (bool, error) {
+	for _, f := range Families {
+		d, err := x.dump(ctx, f)
+		if err != nil {
+			return false, err
+		}
+		for _, c := range d.Chains {
+			if !ours(c.Name) && (c.Policy != string(Accept) || slices.ContainsFunc(c.Rules, notOurs)) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+func notOurs(r Rule) bool {
+	_, jump := r.Target.(Jump) // only jumps to our chains are of this type
+	return !jump
+}
+
+// isDefault reports whether the program "iptables" is this variant.
+func (x *xtables) isDefault(ctx context.Context) bool {
+	path, err := lookProgram("iptables")
+	if err != nil {
+		return false
+	}
+	out, err := run(ctx, path, nil, "--version")
+	return err == nil && strings.Contains(string(out), variantMark[x.name])
+}

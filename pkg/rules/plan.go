@@ -1,0 +1,198 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Action tells what a [Change] does.
+type Action string
+
+// The actions.
+const (
+	Add    Action = "add"
+	Delete Action = "delete"
+)
+
+// Change is one rule that comes or goes.
+type Change struct {
+	Action Action
+	Rule   Rule
+	pos    int // position in our chain at that moment, from 1; unused for jumps
+}
+
+// Step is a transaction of one table: the kernel takes all of it or nothing.
+type Step struct {
+	Family  Family
+	Table   Table
+	Changes []Change
+	create  []string // chains to make first
+	destroy []string // chains to remove last
+}
+
+// Plan returns the steps that lead from one rule set to another, in an order in
+// which no state between two steps harms a packet: what answers and accepts
+// comes before what diverts (raw), and goes after it; what is new comes before
+// what is old goes. Equal sets give no steps.
+func Plan(have, want Ruleset) []Step {
+	both := union(have, want)
+	now := have
+	var steps []Step
+	to := func(target Ruleset, table Table) {
+		for _, f := range Families {
+			if s := transaction(f, table, now, target); !s.empty() {
+				steps = append(steps, s)
+			}
+		}
+	}
+	others := otherTables(both)
+	for _, t := range others {
+		to(both, t)
+	}
+	to(want, Raw)
+	now = both
+	for _, t := range slices.Backward(others) {
+		to(want, t)
+	}
+	return steps
+}
+
+// otherTables lists the tables except raw, also those that only an earlier
+// version of this package used.
+func otherTables(rs Ruleset) []Table {
+	list := []Table{Filter, Mangle}
+	for _, ids := range [][]chainID{sortedIDs(rs.chains), sortedIDs(rs.jumps)} {
+		for _, id := range ids {
+			if id.table != Raw && !slices.Contains(list, id.table) {
+				list = append(list, id.table)
+			}
+		}
+	}
+	return list
+}
+
+// union returns the set that holds all of want and, behind it, what have has
+// beside it.
+func union(have, want Ruleset) Ruleset {
+	u := Ruleset{chains: map[chainID][]Rule{}, jumps: map[chainID][]int{}}
+	for id, rules := range want.chains {
+		u.chains[id] = slices.Clone(rules)
+	}
+	for id, rules := range have.chains {
+		u.chains[id] = append(u.chains[id], without(rules, want.chains[id])...)
+	}
+	for id, pos := range have.jumps {
+		u.jumps[id] = pos
+	}
+	for id, pos := range want.jumps {
+		u.jumps[id] = pos
+	}
+	return u
+}
+
+// without returns the rules that are not in the other list; a rule that is
+// twice in the one and once in the other remains once.
+func without(rules, other []Rule) []Rule {
+	count := map[string]int{}
+	for _, r := range other {
+		count[r.String()]++
+	}
+	var rest []Rule
+	for _, r := range rules {
+		if count[r.String()]--; count[r.String()] < 0 {
+			rest = append(rest, r)
+		}
+	}
+	return rest
+}
+
+// transaction returns the change of one table.
+func transaction(f Family, t Table, have, want Ruleset) Step {
+	s := Step{Family: f, Table: t}
+	mine := func(id chainID) bool { return id.family == f && id.table == t }
+	for _, id := range sortedIDs(have.jumps) {
+		if w, ok := want.jumps[id]; mine(id) && (!ok || !slices.Equal(have.jumps[id], w)) {
+			for range have.jumps[id] {
+				s.Changes = append(s.Changes, Change{Action: Delete, Rule: id.jump()})
+			}
+		}
+	}
+	for _, id := range sortedIDs(want.chains) {
+		if !mine(id) {
+			continue
+		}
+		if _, ok := have.chains[id]; !ok {
+			s.create = append(s.create, id.name)
+		}
+		s.Changes = append(s.Changes, edit(have.chains[id], want.chains[id])...)
+	}
+	for _, id := range sortedIDs(want.jumps) {
+		if h, ok := have.jumps[id]; mine(id) && (!ok || !slices.Equal(h, want.jumps[id])) {
+			s.Changes = append(s.Changes, Change{Action: Add, Rule: id.jump()})
+		}
+	}
+	for _, id := range sortedIDs(have.chains) {
+		if _, ok := want.chains[id]; mine(id) && !ok {
+			s.destroy = append(s.destroy, id.name)
+			s.Changes = append(s.Changes, edit(have.chains[id], nil)...)
+		}
+	}
+	return s
+}
+
+func (s Step) empty() bool { return len(s.Changes) == 0 && len(s.create) == 0 && len(s.destroy) == 0 }
+
+// edit returns the changes that turn one list of rules into another, leaving
+// alone what is common, so that its counters live on.
+func edit(have, want []Rule) []Change {
+	keep := common(have, want)
+	var changes []Change
+	i, j, pos := 0, 0, 1
+	for i < len(have) || j < len(want) {
+		switch {
+		case j < len(want) && !keep.want[j]:
+			changes = append(changes, Change{Add, want[j], pos})
+			j, pos = j+1, pos+1
+		case i < len(have) && !keep.have[i]:
+			changes = append(changes, Change{Delete, have[i], pos})
+			i++
+		default:
+			i, j, pos = i+1, j+1, pos+1
+		}
+	}
+	return changes
+}
+
+// Script returns the step as input of iptables-restore(8) with --noflush.
+func (s Step) Script() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "*%s\n", s.Table)
+	for _, name := range s.create {
+		fmt.Fprintf(&b, ":%s - [0:0]\n", name)
+	}
+	for _, c := range s.Changes {
+		s.line(&b, c)
+	}
+	for _, name := range s.destroy {
+		fmt.Fprintf(&b, "-F %s\n-X %s\n", name, name)
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
+}
+
+func (s Step) line(b *strings.Builder, c Change) {
+	_, jump := c.Rule.Target.(Jump)
+	switch {
+	case slices.Contains(s.destroy, c.Rule.Chain): // flushed as a whole
+	case jump && !ours(c.Rule.Chain) && c.Action == Add:
+		fmt.Fprintf(b, "-I %s 1 %s\n", c.Rule.Chain, c.Rule)
+	case jump && !ours(c.Rule.Chain):
+		// By its content: in a chain of others a number may be wrong by now.
+		fmt.Fprintf(b, "-D %s %s\n", c.Rule.Chain, c.Rule)
+	case c.Action == Add:
+		fmt.Fprintf(b, "-I %s %d %s\n", c.Rule.Chain, c.pos, c.Rule)
+	default:
+		fmt.Fprintf(b, "-D %s %d\n", c.Rule.Chain, c.pos)
+	}
+}

@@ -1,0 +1,176 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Options are the TCP options that SYNPROXY announces in its SYN+ACK on behalf
+// of a backend. They must be the backend's own: the client's stack acts on
+// them for the whole life of the connection. The zero value announces none.
+type Options struct {
+	MSS        *uint16 `json:"mss"`        // maximum segment size, 88 to 65535 bytes; nil: not announced
+	WScale     *uint8  `json:"wscale"`     // window scale shift, 0 to 14 (RFC 7323); nil: not announced
+	SACKPerm   bool    `json:"sack_perm"`  // SACK permitted (RFC 2018)
+	Timestamps bool    `json:"timestamps"` // timestamps (RFC 7323); the cookie carries wscale and SACK in them
+}
+
+// minMSS is the smallest segment size that Linux works with: TCP_MIN_MSS in
+// include/net/tcp.h.
+const minMSS = 88
+
+func (o Options) validate() error {
+	var errs []error
+	if o.MSS != nil && *o.MSS < minMSS {
+		errs = append(errs, fmt.Errorf("mss %d: less than %d", *o.MSS, minMSS))
+	}
+	if o.WScale != nil && *o.WScale > 14 {
+		errs = append(errs, fmt.Errorf("wscale %d: more than 14 (RFC 7323)", *o.WScale))
+	}
+	return errors.Join(errs...)
+}
+
+// Repair is how the third ACK of the proxy's handshake with the backend is
+// mended. SYNPROXY sends it with a timestamp echo that is wrong, because its
+// own packet passes the timestamp adjustment a second time; backends from
+// Linux 6.15 on reject it and wait a second for their retransmission.
+type Repair string
+
+// The repairs.
+const (
+	// RepairStrip removes the timestamp option: the backend accepts the ACK,
+	// and the connection is established on both sides. It is right for a
+	// server that speaks first.
+	RepairStrip Repair = "strip"
+	// RepairDrop drops the ACK, so that the client's first data completes the
+	// handshake with all values right. It is best for clients that speak
+	// first, since the backend then measures the client's round trip, not the
+	// proxy's.
+	RepairDrop Repair = "drop"
+	// RepairNotrack keeps conntrack, and so the adjustment, away from it. It
+	// is needed for a backend that uses SYN cookies, which keeps wscale and
+	// SACK in the timestamp that RepairStrip removes.
+	RepairNotrack Repair = "notrack"
+)
+
+// Service is one TCP service to protect.
+type Service struct {
+	Name        string       `json:"name,omitempty"`        // for people; may be empty
+	Destination netip.Prefix `json:"destination"`           // one address, or a network whose hosts are all alike
+	Port        uint16       `json:"port"`                  // 1 to 65535
+	Hook        Hook         `json:"hook"`                  // where SYNs are answered
+	Interfaces  []string     `json:"interfaces,omitempty"`  // SYNs are answered on these; empty: on all but lo
+	Options     Options      `json:"options"`               // what the backend announces
+	First       First        `json:"first,omitempty"`       // who speaks first; empty: unknown
+	SynCookies  bool         `json:"syn_cookies,omitempty"` // the backend answers with SYN cookies of its own
+}
+
+// Family returns the address family of the destination.
+func (s Service) Family() Family { return FamilyOf(s.Destination.Addr()) }
+
+// String returns the destination and the port, as people write them.
+func (s Service) String() string {
+	if s.Destination.IsSingleIP() {
+		return netip.AddrPortFrom(s.Destination.Addr(), s.Port).String()
+	}
+	if s.Destination.Addr().Is4() {
+		return fmt.Sprintf("%s:%d", s.Destination, s.Port)
+	}
+	return fmt.Sprintf("[%s]:%d", s.Destination, s.Port)
+}
+
+// ThirdACK returns the repair that fits the service.
+func (s Service) ThirdACK() Repair {
+	switch {
+	case s.First == FirstClient:
+		return RepairDrop
+	case s.SynCookies:
+		return RepairNotrack
+	default:
+		return RepairStrip
+	}
+}
+
+func (s Service) validate() error {
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	a := s.Destination.Addr()
+	switch {
+	case !s.Destination.IsValid():
+		add("destination is missing or not valid")
+	case s.Destination != s.Destination.Masked():
+		add("destination has bits set beyond its prefix length; %s is meant?", s.Destination.Masked())
+	case a.Is4In6():
+		add("destination is an IPv4-mapped IPv6 address; write it as IPv4")
+	case a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		add("destination is not an address of a host on a network")
+	case a.IsLinkLocalUnicast() && a.Is6():
+		// The proxied SYN is routed by its destination alone and comes back.
+		add("destination is link-local, which SYNPROXY cannot route")
+	}
+	if s.Port == 0 {
+		add("port 0 is not a port of a service")
+	}
+	if _, err := ParseHook(string(s.Hook)); err != nil {
+		errs = append(errs, err)
+	}
+	for i, name := range s.Interfaces {
+		if err := validInterface(name); err != nil {
+			errs = append(errs, err)
+		}
+		if slices.Contains(s.Interfaces[:i], name) {
+			add("interface %q is named twice", name)
+		}
+	}
+	switch s.First {
+	case "", FirstUnknown, FirstClient, FirstServer:
+	default:
+		add("first speaker %q: neither client nor server", s.First)
+	}
+	return errors.Join(append(errs, s.Options.validate())...)
+}
+
+// validInterface applies the kernel's rule for names (dev_valid_name in
+// net/core/dev.c), less what xtables or its text form would not take literally.
+func validInterface(name string) error {
+	const maxLen = 15 // IFNAMSIZ - 1
+	switch {
+	case name == "" || len(name) > maxLen:
+		return fmt.Errorf("interface %q: a name has 1 to %d bytes", name, maxLen)
+	case name == "." || name == ".." || strings.ContainsAny(name, "/:\"'\\!"):
+		return fmt.Errorf("interface %q: not a name of an interface", name)
+	case strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return fmt.Errorf("interface %q: white space, control or non-ASCII bytes", name)
+	case strings.HasSuffix(name, "+"):
+		return fmt.Errorf("interface %q: a trailing + means a wildcard to xtables", name)
+	case name == "lo":
+		return fmt.Errorf("interface %q: local traffic is never proxied", name)
+	}
+	return nil
+}
+
+// Policy is what to protect: the whole of it, since applying a policy replaces
+// the one before. The zero value protects nothing.
+type Policy struct {
+	Services []Service `json:"services"`
+}
+
+// Validate returns every fault of the policy, joined; nil if there is none.
+func (p Policy) Validate() error {
+	var errs []error
+	for i, s := range p.Services {
+		if err := s.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("service %s: %w", s, err))
+			continue
+		}
+		for _, t := range p.Services[:i] {
+			if s.Port == t.Port && s.Destination.Overlaps(t.Destination) {
+				errs = append(errs, fmt.Errorf("service %s: overlaps with %s", s, t))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

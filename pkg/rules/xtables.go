@@ -1,0 +1,100 @@
+package rules
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// xtables is a variant of iptables: its save and restore programs, by family.
+// Saving reads every table at once, and restoring changes one table in one
+// transaction, so nothing else of iptables is needed.
+type xtables struct {
+	name    string
+	save    map[Family]string
+	restore map[Family]string
+}
+
+// variantMark is what the programs of each variant say with --version.
+var variantMark = map[string]string{NFT: "(nf_tables)", Legacy: "(legacy)"}
+
+func findXtables(name string) (*xtables, error) {
+	x := &xtables{name: name, save: map[Family]string{}, restore: map[Family]string{}}
+	for _, f := range Families {
+		program := strings.Replace(name, "ip", prefix(f), 1)
+		for kind, at := range map[string]map[Family]string{"-save": x.save, "-restore": x.restore} {
+			path, err := lookProgram(program + kind)
+			if err != nil {
+				return nil, fmt.Errorf("backend %s: %w", name, err)
+			}
+			at[f] = path
+		}
+	}
+	return x, nil
+}
+
+func prefix(f Family) string {
+	if f == IPv6 {
+		return "ip6"
+	}
+	return "ip"
+}
+
+func (x *xtables) Name() string { return x.name }
+
+func (x *xtables) Render(s Step) string {
+	return "# " + x.restore[s.Family] + " --noflush\n" + s.Script()
+}
+
+func (x *xtables) List(ctx context.Context) (Ruleset, error) {
+	var dumps []Dump
+	for _, f := range Families {
+		d, err := x.dump(ctx, f)
+		if err != nil {
+			return Ruleset{}, err
+		}
+		dumps = append(dumps, d)
+	}
+	return Extract(dumps...), nil
+}
+
+func (x *xtables) dump(ctx context.Context, f Family) (Dump, error) {
+	if x.name == Legacy && !legacyTables(f) {
+		return Dump{Family: f}, nil
+	}
+	out, err := run(ctx, x.save[f], nil)
+	if err != nil {
+		return Dump{}, err
+	}
+	d, err := ParseSave(f, "", out)
+	if err != nil {
+		return Dump{}, fmt.Errorf("%s: %w", x.save[f], err)
+	}
+	return d, nil
+}
+
+// legacyTables reports whether any legacy table is in use. Asking the program
+// would load the kernel's modules for it.
+func legacyTables(f Family) bool {
+	names, err := os.ReadFile("/proc/thread-self/net/" + prefix(f) + "_tables_names")
+	return err == nil && len(names) > 0
+}
+
+// lockWait bounds the wait for other users of iptables-legacy, in seconds.
+const lockWait = "10"
+
+func (x *xtables) Apply(ctx context.Context, s Step) error {
+	_, err := run(ctx, x.restore[s.Family], []byte(s.Script()), "--noflush", "--wait", lockWait)
+	var failed *ProgramError
+	if errors.As(err, &failed) && failed.Status == 1 {
+		// Status 1 is a refusal of the kernel, or of a rule that is to be
+		// deleted and is not there; status 2 is a fault of the script.
+		return fmt.Errorf("%s %s: %w", s.Family, s.Table, errors.Join(err, ErrChanged))
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", s.Family, s.Table, err)
+	}
+	return nil
+}
