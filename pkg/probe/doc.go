@@ -5,7 +5,7 @@
 // RFC 2018, RFC 7323), and describes the answers as a [Result]. It never completes a handshake, unless [Config.Connect] asks
 // for it: the kernel answers the server's SYN+ACK with a RST, because no socket waits for it.
 //
-// The package is built in three layers. [Segment] encodes and decodes the bytes, [Classify] turns answers into a verdict, both
+// The package is built in three layers. [Segment] encodes and decodes the bytes, another layer turns answers into a verdict, both
 // without touching the system; a thin rim owns the sockets and the clock.
 //
 // It needs CAP_NET_RAW. It works in the network namespace of the calling thread: a caller that has entered a namespace

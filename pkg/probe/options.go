@@ -55,8 +55,3 @@ func (o Options) NFT() string {
 	}
 	return strings.Join(words, " ")
 }
-
-// key returns a value that is equal for equal options, which the pointers keep the struct itself from being.
-func (o Options) key() string {
-	return o.NFT()
-}

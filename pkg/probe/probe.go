@@ -3,8 +3,11 @@ package probe
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Target is one address and port to ask.
@@ -19,24 +22,189 @@ type Target struct {
 type Config struct {
 	// Count is the number of samples for each target, 1 to 64. Zero means 3.
 	Count int
-	// Timeout is how long to wait for each answer. Zero means one second.
+	// Timeout is how long to wait for each answer, and for each connection. Zero means one second.
 	Timeout time.Duration
 	// Interface names the interface that the SYN leaves by. For an address of this machine it names the interface through
 	// which the clients come in, whose MTU limits the MSS. Empty means whatever the routes say.
 	Interface string
 	// Source is the source address, which must belong to this machine. The zero Addr means the one that the route prefers.
 	Source netip.Addr
-	// Rate is the number of SYN segments per second over all targets. Zero means 500.
+	// Rate is the number of SYN segments per second over all targets, at most a million. Zero means 500.
 	Rate int
 	// Connect asks to complete one handshake with each target that gave a usable answer, to find who speaks first.
 	Connect bool
-	// BannerWait is how long a silent server is listened to before the client is taken to speak first. Zero means 1.5 seconds.
+	// BannerWait is how long a silent server is listened to before the client is taken to speak first. Zero means 1.5 seconds,
+	// which is more than a server needs that waits for the retransmission of its SYN+ACK.
 	BannerWait time.Duration
-	// Progress, if not nil, is called from the calling goroutine whenever another target is done.
+	// Progress, if not nil, is called from the calling goroutine whenever more targets are done.
 	Progress func(done, total int)
 }
 
-// Probe asks all targets and returns their results in the same order.
+// ErrConfig is wrapped by the errors of [Probe] that only another Config can mend.
+var ErrConfig = errors.New("bad probe configuration")
+
+const (
+	maxCount = 64
+	maxRate  = 1_000_000
+)
+
+// withDefaults replaces the zero values, and refuses those that make no sense.
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case c.Count < 0 || c.Count > maxCount:
+		return c, fmt.Errorf("%w: count %d is not within 1 and %d", ErrConfig, c.Count, maxCount)
+	case c.Timeout < 0:
+		return c, fmt.Errorf("%w: timeout %s is negative", ErrConfig, c.Timeout)
+	case c.BannerWait < 0:
+		return c, fmt.Errorf("%w: banner wait %s is negative", ErrConfig, c.BannerWait)
+	case c.Rate < 0 || c.Rate > maxRate:
+		return c, fmt.Errorf("%w: rate %d is not within 1 and %d", ErrConfig, c.Rate, maxRate)
+	}
+	if c.Count == 0 {
+		c.Count = 3
+	}
+	if c.Timeout == 0 {
+		c.Timeout = time.Second
+	}
+	if c.Rate == 0 {
+		c.Rate = 500
+	}
+	if c.BannerWait == 0 {
+		c.BannerWait = 1500 * time.Millisecond
+	}
+	if c.Progress == nil {
+		c.Progress = func(int, int) {}
+	}
+	return c, nil
+}
+
+// Probe asks all targets and returns one result for each, in the same order. It takes the longer of Timeout and the time that
+// Rate allows, and with Connect about BannerWait more. All its sockets belong to the network namespace of the calling thread.
+//
+// A target that cannot be reached is a result, not an error. The error is not nil only when nothing could be asked at all: it
+// is [ErrConfig] for bad values, [os.ErrNotExist] for an unknown interface, [os.ErrPermission] without CAP_NET_RAW, and ctx's error
+// when that ends first.
 func Probe(ctx context.Context, cfg Config, targets []Target) ([]Result, error) {
-	return nil, errors.New("probe: not there yet")
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	r := &run{cfg: cfg, total: len(targets), byAddr: map[netip.AddrPort]*asked{}, flights: map[flightKey]*flight{}}
+	defer r.close()
+	if r.router, err = newRouter(cfg); err != nil {
+		return nil, err
+	}
+	order := make([]*asked, len(targets))
+	for i, target := range targets {
+		if order[i], err = r.plan(target); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.open(); err != nil {
+		return nil, err
+	}
+	if err := r.ask(ctx); err != nil {
+		return nil, err
+	}
+	r.conclude()
+	if cfg.Connect {
+		if err := r.connect(ctx); err != nil {
+			return nil, err
+		}
+	}
+	results := make([]Result, len(targets))
+	for i, target := range targets {
+		results[i] = order[i].named(target)
+	}
+	return results, nil
+}
+
+// asked is one address and port, however many targets name it.
+type asked struct {
+	addr    netip.AddrPort // with the zone as a number
+	path    path
+	samples []sample
+	open    int // samples that are neither answered nor given up
+	weight  int // targets that name it
+	// finished is set once the targets that name it have been reported as done.
+	finished bool
+	result   Result
+}
+
+// named returns the result for one of the targets that share it.
+func (a *asked) named(target Target) Result {
+	result := a.result
+	result.Target = target.Name
+	if result.Target == "" {
+		result.Target = target.Addr.String()
+	}
+	result.Address = target.Addr.Addr().Unmap().String()
+	result.Port = target.Addr.Port()
+	return result
+}
+
+// plan looks a target up and decides how it will be asked. An error means that no target can be asked.
+func (r *run) plan(target Target) (*asked, error) {
+	addr := target.Addr.Addr().Unmap()
+	if !addr.IsValid() || target.Addr.Port() == 0 {
+		return nil, fmt.Errorf("%w: target %q has no address or no port", ErrConfig, target.Name)
+	}
+	key := netip.AddrPortFrom(addr, target.Addr.Port())
+	numbered, err := r.router.zoneIndex(addr)
+	if err == nil {
+		key = netip.AddrPortFrom(numbered, key.Port())
+	}
+	if known, ok := r.byAddr[key]; ok {
+		known.weight++
+		return known, nil
+	}
+	a := &asked{addr: key, weight: 1}
+	r.byAddr[key] = a
+	r.all = append(r.all, a)
+	if err == nil {
+		a.path, err = r.lookUp(key)
+	}
+	if source := (*sourceError)(nil); errors.As(err, &source) {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if err != nil {
+		a.samples = []sample{{verdict: Unreachable, local: true, reason: localReason(err)}}
+		r.finish(a)
+		return a, nil
+	}
+	a.open = r.cfg.Count
+	return a, nil
+}
+
+// errOtherFamily means that Config.Source cannot be the source of packets to a target.
+var errOtherFamily = errors.New("source address of the other family")
+
+func (r *run) lookUp(dst netip.AddrPort) (path, error) {
+	if source := r.router.source; source.IsValid() && source.Is4() != dst.Addr().Is4() {
+		return path{}, errOtherFamily
+	}
+	return r.router.path(dst)
+}
+
+// localReason says in [Result.Reason]'s words why this machine itself did not send.
+func localReason(err error) string {
+	for _, known := range []struct {
+		err    error
+		reason string
+	}{
+		{errOtherFamily, "source-of-other-family"},
+		{errNoZone, "no-zone"},
+		{unix.ENETUNREACH, "local-no-route"},
+		{unix.EHOSTUNREACH, "local-host-unreachable"}, // a route of type unreachable
+		{unix.EACCES, "local-prohibited"},             // a route of type prohibit, or a broadcast address
+		{unix.EINVAL, "local-blackhole"},              // a route of type blackhole
+		{unix.EPERM, "local-firewall"},                // dropped in OUTPUT
+		{unix.EADDRNOTAVAIL, "local-no-source"},
+		{unix.EAFNOSUPPORT, "local-no-ipv6"},
+	} {
+		if errors.Is(err, known.err) {
+			return known.reason
+		}
+	}
+	return "local-error"
 }
