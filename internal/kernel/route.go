@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const notOneHost = "not the address of one host"
+
 // A RouteInfo is the kernel's answer to where a packet to an address goes.
 type RouteInfo struct {
 	// Local is true for an address of this machine: packets to it pass the
@@ -36,6 +38,10 @@ type RouteInfo struct {
 func Route(dst, src netip.Addr) (RouteInfo, error) {
 	if !dst.IsValid() {
 		return RouteInfo{}, errors.New("route: no destination")
+	}
+	if dst.IsMulticast() {
+		// Without a route for it the kernel would say only that there is none.
+		return RouteInfo{Unreachable: notOneHost}, nil
 	}
 	options := &netlink.RouteGetOptions{Oif: dst.Zone()}
 	dst = dst.WithZone("").Unmap()
@@ -83,7 +89,7 @@ func unreachable(err error) string {
 func describe(r netlink.Route, dst netip.Addr) (RouteInfo, error) {
 	switch r.Type {
 	case unix.RTN_BROADCAST, unix.RTN_MULTICAST, unix.RTN_ANYCAST:
-		return RouteInfo{Unreachable: "not the address of one host"}, nil
+		return RouteInfo{Unreachable: notOneHost}, nil
 	case unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT, unix.RTN_BLACKHOLE, unix.RTN_THROW:
 		return RouteInfo{Unreachable: "an unreachable route"}, nil
 	}
