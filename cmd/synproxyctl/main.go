@@ -1,0 +1,21 @@
+// Command synproxyctl protects TCP services from SYN floods with the kernel's
+// SYNPROXY: it probes the backend's TCP options, applies rules and settings,
+// verifies them, shows their status, and takes them away without a trace.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	// Each of these rolls back what was begun. A second one does not stop the
+	// rollback; only SIGKILL does.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	status := run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
+	stop()
+	os.Exit(status)
+}

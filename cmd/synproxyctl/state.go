@@ -1,0 +1,146 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/synproxyctl/synproxyctl/internal/protect"
+	"github.com/synproxyctl/synproxyctl/pkg/probe"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+var statusCommand = command{
+	name: "status", usage: "show what is protected and how it goes",
+	help: "Exits 0 whatever the state; use verify to act on it.",
+	do:   runStatus,
+}
+
+func runStatus(_ env, c *cli.Context) (*answer, error) {
+	h, err := host(c)
+	if err != nil {
+		return nil, err
+	}
+	st, err := h.Status(c.Context)
+	if err != nil {
+		return nil, err
+	}
+	return &answer{result: st, text: func(w io.Writer, p paint) { writeStatus(w, p, st) }}, nil
+}
+
+func writeStatus(w io.Writer, p paint, st *protect.Status) {
+	state := string(st.State)
+	switch st.State {
+	case protect.Active:
+		state = p.good(state)
+	case protect.Drifted:
+		state = p.of(protect.Bad, state)
+	}
+	rows := [][]string{{"state", state}}
+	if st.Backend != "" {
+		rows = append(rows, []string{"backend", st.Backend})
+	}
+	for _, s := range st.Sysctls {
+		rows = append(rows, []string{s.Key, fmt.Sprintf("%s (protection needs %s)", s.Have, s.Want)})
+	}
+	limit := strconv.Itoa(st.Conntrack.Max)
+	if st.Conntrack.Max == 0 {
+		limit = "no limit"
+	}
+	k := st.Counters
+	rows = append(rows,
+		[]string{"SYNs answered", strconv.FormatUint(k.SYNReceived, 10)},
+		[]string{"cookies", fmt.Sprintf("%d valid, %d invalid, %d repeated", k.CookieValid, k.CookieInvalid, k.CookieRetrans)},
+		[]string{"proxied connections", strconv.Itoa(st.Connections.Proxied)},
+		[]string{"conntrack entries", fmt.Sprintf("%d of %s", st.Conntrack.Count, limit)})
+	table(w, rows...)
+	if len(st.Services) > 0 {
+		fmt.Fprintln(w)
+		writeServices(w, st.Services)
+	}
+	writeFindings(w, p, st.Findings)
+}
+
+func serviceRow(s protect.Service) []string {
+	interfaces := "all but lo"
+	if len(s.Interfaces) > 0 {
+		interfaces = strings.Join(s.Interfaces, ",")
+	}
+	name := s.String()
+	if s.Name != "" && s.Name != name {
+		name = s.Name + " (" + name + ")"
+	}
+	first := s.First
+	if first == "" {
+		first = rules.FirstUnknown
+	}
+	return []string{printable(name), string(s.Hook), interfaces, string(first), probe.Options(s.Options).IPTables(), string(s.Source)}
+}
+
+var verifyCommand = command{
+	name: "verify", usage: "compare what the kernel holds with what was asked for (exit 3: it differs)",
+	help: "Compares every rule, jump and setting. With --probe it also asks the backends again.",
+	flags: append(probeFlags(),
+		&cli.BoolFlag{Name: "probe", DisableDefaultText: true, Usage: "ask the backends again, to see whether their options have changed"}),
+	do: runVerify,
+}
+
+func runVerify(e env, c *cli.Context) (*answer, error) {
+	h, err := host(c)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := probeConfig(c, "", progress(e.err, "probing"))
+	if err != nil {
+		return nil, err
+	}
+	v, err := h.Verify(c.Context)
+	if err != nil {
+		return nil, err
+	}
+	if c.Bool("probe") {
+		if err := v.Probe(c.Context, cfg); err != nil {
+			return nil, err
+		}
+	}
+	return &answer{result: v, no: !v.OK, text: func(w io.Writer, p paint) {
+		writeFindings(w, p, v.Findings)
+		if v.OK {
+			fmt.Fprintln(w, p.good("ok")+": rules and settings are as they should be")
+		}
+	}}, nil
+}
+
+var revertCommand = command{
+	name: "revert", usage: "take the protection away without a trace",
+	help: `Removes the rules and gives settings back, except those that somebody else has set since.
+Proxied connections that are alive do not survive it; the number is told.`,
+	flags: []cli.Flag{&cli.BoolFlag{Name: "now", DisableDefaultText: true, Usage: "proxied connections that are alive are given up"}},
+	do:    runRevert,
+}
+
+func runRevert(_ env, c *cli.Context) (*answer, error) {
+	h, err := host(c)
+	if err != nil {
+		return nil, err
+	}
+	r, err := h.Revert(c.Context, c.Bool("now"))
+	if err != nil {
+		return nil, err
+	}
+	return &answer{result: r, text: func(w io.Writer, p paint) {
+		writeFindings(w, p, r.Findings)
+		if r.Changed {
+			fmt.Fprintln(w, p.good("reverted")+": rules and settings are as they were before")
+		} else {
+			fmt.Fprintln(w, "nothing to revert")
+		}
+	}}, nil
+}
+
+func commands() []command {
+	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, revertCommand}
+}

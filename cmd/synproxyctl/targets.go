@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/synproxyctl/synproxyctl/internal/protect"
+	"github.com/synproxyctl/synproxyctl/internal/target"
+	"github.com/synproxyctl/synproxyctl/pkg/probe"
+)
+
+// targetHelp explains TARGET, wherever it is taken.
+const targetHelp = `TARGET is HOST:PORT[,PORT...]; HOST is an IPv4 address, [IPv6], or a name (all its
+addresses). @FILE, or - for standard input, reads one target a line; # starts a comment.`
+
+// readTargets reads the targets of a command line and resolves their names.
+func readTargets(ctx context.Context, e env, words []string, check func(target.Target) error) ([]target.Target, error) {
+	if len(words) == 0 {
+		return nil, protect.Errorf(protect.Usage, "for example 192.0.2.1:443, or @FILE", "no target")
+	}
+	specs, err := target.Read(words, e.in)
+	if err != nil {
+		return nil, usage(err)
+	}
+	targets, err := target.Expand(ctx, e.resolver, specs)
+	if err != nil {
+		return nil, usage(err)
+	}
+	for _, t := range targets {
+		if err := check(t); err != nil {
+			return nil, usage(err)
+		}
+	}
+	return targets, nil
+}
+
+// usage gives an error the code for bad usage, unless it is an interrupt.
+func usage(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	return protect.Errorf(protect.Usage, protect.HintOf(err), "%w", err)
+}
+
+// probeFlags are the flags that say how to probe.
+func probeFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.IntFlag{Name: "count", Value: 3, Usage: "samples for each target, 1 to 64"},
+		&cli.DurationFlag{Name: "timeout", Value: defaultTimeout, Usage: "how long to wait for each answer"},
+		&cli.StringFlag{Name: "source", Usage: "ask from this address of the machine: what the backend answers depends on its route to the asker"},
+		&cli.IntFlag{Name: "rate", DefaultText: "500", Usage: "SYN segments a second over all targets"},
+	}
+}
+
+// probeConfig reads them.
+func probeConfig(c *cli.Context, iface string, progress func(done, total int)) (probe.Config, error) {
+	cfg := probe.Config{
+		Count: c.Int("count"), Timeout: c.Duration("timeout"), Interface: iface, Rate: c.Int("rate"), Progress: progress,
+	}
+	switch {
+	case cfg.Count < 1 || cfg.Count > 64:
+		return cfg, outOfRange("count", cfg.Count, "1 to 64")
+	case cfg.Timeout <= 0 || cfg.Timeout > maxTimeout:
+		return cfg, outOfRange("timeout", cfg.Timeout, "1ms to 1m")
+	case c.IsSet("rate") && (cfg.Rate < 1 || cfg.Rate > maxRate):
+		return cfg, outOfRange("rate", cfg.Rate, "1 to 1000000")
+	}
+	if c.IsSet("source") {
+		a, err := netip.ParseAddr(c.String("source"))
+		if err != nil {
+			return cfg, protect.Errorf(protect.Usage, "give an IPv4 or IPv6 address of this machine", "--source %q: not an address", c.String("source"))
+		}
+		cfg.Source = a.Unmap()
+	}
+	return cfg, nil
+}
+
+func outOfRange(flag string, value any, limits string) error {
+	return protect.Errorf(protect.Usage, "give a value of "+limits, "--%s %v: out of range", flag, value)
+}
+
+// progress draws a counter on a terminal; elsewhere it is nil.
+func progress(w io.Writer, what string) func(done, total int) {
+	if !isTerminal(w) {
+		return nil
+	}
+	return func(done, total int) {
+		fmt.Fprintf(w, "\r\x1b[K%s %d/%d", what, done, total)
+		if done == total {
+			fmt.Fprint(w, "\r\x1b[K")
+		}
+	}
+}

@@ -1,0 +1,334 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+	"github.com/synproxyctl/synproxyctl/pkg/sysctl"
+)
+
+// Order is what [Host.Apply] is asked for.
+type Order struct {
+	Services []Service // all that shall be protected; what is not among them goes
+	Backend  string    // the name of a backend; empty or "auto": the one that fits
+	DryRun   bool      // only tell what would be done
+	NoVerify bool      // do not read the rules back
+}
+
+// Change is one thing that was, or would be, changed.
+type Change struct {
+	Kind   string       `json:"kind"` // "sysctl" or "rule"
+	Key    string       `json:"key,omitempty"`
+	Before string       `json:"before,omitempty"`
+	After  string       `json:"after,omitempty"`
+	Action rules.Action `json:"action,omitempty"`
+	Family rules.Family `json:"family,omitempty"`
+	Table  rules.Table  `json:"table,omitempty"`
+	Chain  string       `json:"chain,omitempty"`
+	Rule   string       `json:"rule,omitempty"`
+}
+
+// Applied is the outcome of [Host.Apply].
+type Applied struct {
+	Changed  bool      `json:"changed"`
+	DryRun   bool      `json:"dry_run"`
+	Backend  string    `json:"backend"`
+	Reason   string    `json:"backend_reason"`
+	Services Services  `json:"services"`
+	Changes  []Change  `json:"changes"`
+	Verified bool      `json:"verified"`
+	Findings []Finding `json:"findings"`
+	// Script is what the backend is given, for people.
+	Script string `json:"-"`
+}
+
+// plan is everything that an apply will do, found before the first change.
+type plan struct {
+	backend rules.Backend
+	reason  string
+	have    rules.Ruleset
+	want    rules.Ruleset
+	steps   []rules.Step
+	others  []held          // other backends that hold rules of ours
+	sysctls []sysctl.Change // settings that are not as needed
+	old     *record         // nil: not applied before
+	new     *record
+}
+
+// held is a backend and what of ours it holds.
+type held struct {
+	backend rules.Backend
+	rules   rules.Ruleset
+}
+
+// Apply leads the namespace to protect exactly the ordered services. If it
+// fails or ctx ends, everything is as it was before; an error whose code is
+// [Stuck] says what is not.
+func (h *Host) Apply(ctx context.Context, o Order) (*Applied, error) {
+	if err := checkOrder(o); err != nil {
+		return nil, err
+	}
+	if err := CanChange(); err != nil {
+		return nil, err
+	}
+	s, err := h.open()
+	if err != nil {
+		return nil, err
+	}
+	if !o.DryRun {
+		release, err := h.lock(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+	}
+	p, err := h.plan(ctx, s, o)
+	if err != nil {
+		return nil, err
+	}
+	done := p.outcome(o)
+	if o.DryRun {
+		return done, nil
+	}
+	if p.same() && o.NoVerify {
+		return done, nil
+	}
+	found, err := h.execute(ctx, s, p, o.NoVerify)
+	if err != nil {
+		return nil, err
+	}
+	done.Findings, done.Verified = append(done.Findings, found...), !o.NoVerify
+	return done, nil
+}
+
+func checkOrder(o Order) error {
+	if len(o.Services) == 0 {
+		return Errorf(Usage, "name at least one target; to take the protection away use revert", "nothing to protect")
+	}
+	if err := policyOf(o.Services).Validate(); err != nil {
+		return Errorf(Usage, "correct the service that is named", "%w", err)
+	}
+	return nil
+}
+
+// same reports whether nothing has to be done.
+func (p *plan) same() bool {
+	return len(p.steps) == 0 && len(p.others) == 0 && len(p.sysctls) == 0 && p.old != nil &&
+		reflect.DeepEqual(p.old.Services, p.new.Services) && p.old.Backend == p.new.Backend
+}
+
+func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
+	p := &plan{want: policyOf(o.Services).Ruleset()}
+	var err error
+	if p.old, err = s.load(); err != nil {
+		return nil, err
+	}
+	if err := h.chooseBackend(ctx, p, o.Backend); err != nil {
+		return nil, err
+	}
+	if err := conflicts(rules.Compare(p.have, p.want)); err != nil {
+		return nil, err
+	}
+	p.steps = rules.Plan(p.have, p.want)
+	if p.sysctls, err = h.planSysctls(); err != nil {
+		return nil, err
+	}
+	return p, p.nextRecord(ctx, o.Services)
+}
+
+// conflicts returns an error if somebody else's rules refer to our chains.
+func conflicts(ds []rules.Difference) error {
+	for _, d := range ds {
+		if d.Fault == rules.ForeignJump {
+			return Errorf(Conflict, "remove that rule, or let it jump elsewhere; chains named "+rules.ChainPrefix+"* belong to synproxyctl", "%s", d)
+		}
+	}
+	return nil
+}
+
+// chooseBackend finds which backend to use, and what each of them holds.
+func (h *Host) chooseBackend(ctx context.Context, p *plan, name string) error {
+	all, err := h.backends()
+	if err != nil {
+		return err
+	}
+	ask := name
+	switch {
+	case name != "" && name != "auto":
+		p.reason = "asked for"
+	case p.old != nil:
+		ask, p.reason = p.old.Backend, "it holds the protection now"
+	default:
+		b, why, err := rules.Choose(ctx)
+		if err != nil {
+			return err
+		}
+		ask, p.reason = b.Name(), why
+	}
+	for _, b := range all {
+		have, err := b.List(ctx)
+		if err != nil {
+			return fmt.Errorf("backend %s: %w", b.Name(), err)
+		}
+		switch {
+		case b.Name() == ask:
+			p.backend, p.have = b, have
+		case !have.Empty():
+			p.others = append(p.others, held{b, have})
+		}
+	}
+	if p.backend == nil {
+		_, err := h.lookupBackend(ask)
+		return err
+	}
+	return nil
+}
+
+// nextRecord prepares the undo record that will hold when all is done.
+func (p *plan) nextRecord(ctx context.Context, services []Service) error {
+	p.new = &record{Backend: p.backend.Name(), Services: services}
+	if p.old != nil {
+		p.new.Sysctls = slices.Clone(p.old.Sysctls)
+		p.new.Base = p.old.Base
+	}
+	for _, c := range p.sysctls {
+		// The latest value that was not ours is the one to give back.
+		i := slices.IndexFunc(p.new.Sysctls, func(o sysctl.Change) bool { return o.Key == c.Key })
+		if i < 0 {
+			p.new.Sysctls = append(p.new.Sysctls, c)
+		} else {
+			p.new.Sysctls[i] = c
+		}
+	}
+	if p.new.Base == nil {
+		base, err := p.backend.BaseChains(ctx)
+		if err != nil {
+			return err
+		}
+		p.new.Base = base
+	}
+	return nil
+}
+
+// execute does what was planned, in the order that is safe for packets: the
+// record, settings, then the rules; then it reads everything back. Any failure
+// undoes what was begun.
+func (h *Host) execute(ctx context.Context, s store, p *plan, noVerify bool) ([]Finding, error) {
+	var u undo
+	fail := func(err error) ([]Finding, error) { return nil, u.rollback(ctx, err) }
+	if !p.same() {
+		if err := h.change(ctx, s, p, &u); err != nil {
+			return fail(err)
+		}
+	}
+	if noVerify {
+		return nil, nil
+	}
+	found, err := h.compare(ctx, p.new, p.backend)
+	if err != nil {
+		return fail(err)
+	}
+	for _, f := range found {
+		if f.Severity == Bad {
+			return fail(fmt.Errorf("the kernel does not hold what was written: %s", f.Message))
+		}
+	}
+	return found, nil
+}
+
+// change makes the planned changes and notes in u how to undo them.
+func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) error {
+	u.record = func() error { return s.put(p.old) }
+	if err := s.save(p.new); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	made, err := h.Sysctl.Apply(p.sysctls)
+	u.push("kernel settings", func(context.Context) error {
+		_, err := h.Sysctl.Restore(made)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("kernel settings: %w", err)
+	}
+	u.push("rules of "+p.backend.Name(), func(ctx context.Context) error {
+		if err := reach(ctx, p.backend, p.have); err != nil {
+			return err
+		}
+		return p.prune(ctx, p.backend)
+	})
+	if err := reach(ctx, p.backend, p.want); err != nil {
+		return fmt.Errorf("rules: %w", err)
+	}
+	// What another backend held goes only now: two proxies in a row do no
+	// harm to a packet, none at all would.
+	for _, o := range p.others {
+		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return reach(ctx, o.backend, o.rules) })
+		if err := reach(ctx, o.backend, rules.Ruleset{}); err != nil {
+			return fmt.Errorf("rules: %w", err)
+		}
+		if err := o.backend.Prune(ctx, p.new.Base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prune removes tables that exist only because of this attempt.
+func (p *plan) prune(ctx context.Context, b rules.Backend) error {
+	if p.old != nil {
+		return nil
+	}
+	return b.Prune(ctx, p.new.Base)
+}
+
+func (p *plan) outcome(o Order) *Applied {
+	a := &Applied{
+		Changed: !p.same(), DryRun: o.DryRun, Backend: p.backend.Name(), Reason: p.reason,
+		Services: o.Services, Changes: []Change{}, Findings: adviseOptions(o.Services),
+	}
+	for _, c := range p.sysctls {
+		a.Changes = append(a.Changes, Change{Kind: "sysctl", Key: c.Key, Before: c.Before, After: c.After})
+	}
+	add := func(b rules.Backend, steps []rules.Step) {
+		for _, s := range steps {
+			a.Script += b.Render(s)
+			for _, c := range s.Changes {
+				a.Changes = append(a.Changes, Change{
+					Kind: "rule", Action: c.Action,
+					Family: c.Rule.Family, Table: c.Rule.Table, Chain: c.Rule.Chain, Rule: c.Rule.String(),
+				})
+			}
+		}
+	}
+	add(p.backend, p.steps)
+	for _, held := range p.others {
+		add(held.backend, rules.Plan(held.rules, rules.Ruleset{}))
+	}
+	return a
+}
+
+// adviseOptions tells what the options of the services mean for their clients.
+func adviseOptions(services []Service) []Finding {
+	fs := []Finding{}
+	for _, s := range services {
+		o := s.Options
+		if !o.Timestamps && (o.SACKPerm || o.WScale != nil) {
+			fs = append(fs, finding(Warn, "no-timestamps", "enable timestamps on the backend (net.ipv4.tcp_timestamps=1)",
+				"%s: without timestamps the cookie has no room for wscale and SACK: transfers over long distances will be slow", s))
+		}
+		if s.SynCookies {
+			fs = append(fs, finding(Info, "backend-syn-cookies", "behind SYNPROXY the backend does not need net.ipv4.tcp_syncookies=2",
+				"%s: the backend answers with SYN cookies of its own", s))
+		}
+	}
+	return fs
+}
+
+var errNoRecord = errors.New("no protection is applied in this network namespace")

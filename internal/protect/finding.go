@@ -1,0 +1,25 @@
+package protect
+
+import "fmt"
+
+// Severity grades a [Finding].
+type Severity string
+
+// The severities. Only findings that are [Bad] make a verification fail.
+const (
+	Bad  Severity = "error"
+	Warn Severity = "warning"
+	Info Severity = "info"
+)
+
+// Finding is something that a person should know. Its code is stable.
+type Finding struct {
+	Severity Severity `json:"severity"`
+	Code     string   `json:"code"`
+	Message  string   `json:"message"`
+	Hint     string   `json:"hint"`
+}
+
+func finding(s Severity, code, hint, format string, args ...any) Finding {
+	return Finding{s, code, fmt.Sprintf(format, args...), hint}
+}

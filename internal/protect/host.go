@@ -1,0 +1,126 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/synproxyctl/synproxyctl/internal/kernel"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+	"github.com/synproxyctl/synproxyctl/pkg/sysctl"
+)
+
+// RunDir is where the undo records and locks live: a directory that vanishes
+// with a reboot, as the rules do.
+const RunDir = "/run/synproxyctl"
+
+// Host is the network namespace of the calling thread, seen as something to
+// protect. Its methods must be called from a thread that stays in it. The zero
+// value is ready to use.
+type Host struct {
+	// LockTimeout is how long to wait for another instance; 0: not at all.
+	LockTimeout time.Duration
+	// Wrap, if set, is put around each backend: tests make steps fail with it.
+	Wrap func(rules.Backend) rules.Backend
+	// Sysctl is the directory of the kernel's settings; zero: the real one.
+	Sysctl sysctl.FS
+}
+
+// needed are the settings that the protection does not work without: with
+// loose tracking, the ACK that brings a cookie back would start a connection
+// instead of being judged by SYNPROXY.
+var needed = []sysctl.Setting{{Key: "net.netfilter.nf_conntrack_tcp_loose", Value: "0"}}
+
+// lookupBackend returns the backend of that name, wrapped.
+func (h *Host) lookupBackend(name string) (rules.Backend, error) {
+	b, err := rules.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	return h.wrap(b), nil
+}
+
+func (h *Host) wrap(b rules.Backend) rules.Backend {
+	if h.Wrap != nil {
+		return h.Wrap(b)
+	}
+	return b
+}
+
+// CanChange checks that this process may change rules and settings.
+func CanChange() error {
+	if err := kernel.Require(kernel.NetAdmin, kernel.NetRaw); err != nil {
+		return Errorf(Permission, "run it as root (sudo), or grant the capability", "rules and settings of the network: %w", err)
+	}
+	return nil
+}
+
+// open returns the store of this namespace.
+func (h *Host) open() (store, error) {
+	id, err := kernel.NetNSID()
+	if err != nil {
+		return store{}, fmt.Errorf("network namespace: %w", err)
+	}
+	return store{dir: RunDir, id: id}, nil
+}
+
+// lock keeps other instances from this namespace until it is released.
+func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("undo records: %w", err)
+	}
+	fi, err := os.Lstat(s.dir)
+	if err == nil && !fi.IsDir() {
+		err = fmt.Errorf("%s: not a directory", s.dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("undo records: %w", err)
+	}
+	l := flock.New(s.dir+"/"+s.id+".lock", flock.SetPermissions(0o600))
+	waitCtx, cancel := context.WithTimeout(ctx, max(h.LockTimeout, time.Millisecond))
+	defer cancel()
+	const poll = 20 * time.Millisecond
+	ok, err := l.TryLockContext(waitCtx, poll)
+	switch {
+	case ok:
+		return func() { _ = l.Close() }, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, Errorf(Conflict, "wait for it to end, or give it more time with --lock-timeout",
+			"another instance is changing this network namespace; waited %v", h.LockTimeout)
+	}
+	return nil, fmt.Errorf("lock %s: %w", l.Path(), err)
+}
+
+// backends returns all backends that this host has.
+func (h *Host) backends() ([]rules.Backend, error) {
+	var all []rules.Backend
+	var missing error
+	for _, name := range []string{rules.NFT, rules.Legacy} {
+		b, err := h.lookupBackend(name)
+		if err != nil {
+			missing = err
+			continue
+		}
+		all = append(all, b)
+	}
+	if all == nil {
+		return nil, missing
+	}
+	return all, nil
+}
+
+// planSysctls returns the changes that the needed settings still want.
+func (h *Host) planSysctls() ([]sysctl.Change, error) {
+	changes, err := h.Sysctl.Plan(needed)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, Errorf(Unsupported, "load the module: modprobe nf_conntrack", "connection tracking is not there: %w", err)
+	}
+	return changes, err
+}

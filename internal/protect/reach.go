@@ -1,0 +1,76 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+// reach leads the kernel's rules to a rule set, step by step, planning anew if
+// somebody else changed them meanwhile. Between two steps it heeds ctx.
+func reach(ctx context.Context, b rules.Backend, want rules.Ruleset) error {
+	const attempts = 3
+	var err error
+	for range attempts {
+		var have rules.Ruleset
+		if have, err = b.List(ctx); err != nil {
+			return err
+		}
+		err = nil
+		for _, step := range rules.Plan(have, want) {
+			if err = ctx.Err(); err == nil {
+				err = b.Apply(ctx, step)
+			}
+			if err != nil {
+				break
+			}
+		}
+		if !errors.Is(err, rules.ErrChanged) {
+			return err
+		}
+	}
+	return err
+}
+
+// undo is what has to be done to be back where we began, last thing first.
+type undo struct {
+	steps []undoStep
+	// record brings the undo record back to what it was. It comes last, and
+	// only if everything else went well: what is left is in the record.
+	record func() error
+}
+
+type undoStep struct {
+	what string
+	do   func(context.Context) error
+}
+
+func (u *undo) push(what string, do func(context.Context) error) {
+	u.steps = append(u.steps, undoStep{what, do})
+}
+
+// rollback undoes everything, whatever becomes of ctx, and returns the error
+// that caused it, or one that says exactly what is left.
+func (u *undo) rollback(ctx context.Context, cause error) error {
+	ctx = context.WithoutCancel(ctx)
+	var left []string
+	for _, step := range slices.Backward(u.steps) {
+		if err := step.do(ctx); err != nil {
+			left = append(left, fmt.Sprintf("%s (%v)", step.what, err))
+		}
+	}
+	if left == nil && u.record != nil {
+		if err := u.record(); err != nil {
+			left = append(left, err.Error())
+		}
+	}
+	if left == nil {
+		return cause
+	}
+	return Errorf(Stuck, "mend what is named, then run synproxyctl revert: the undo record is kept",
+		"%w; and the rollback failed too, left are: %s", cause, strings.Join(left, "; "))
+}

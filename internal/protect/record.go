@@ -1,0 +1,119 @@
+package protect
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+	"github.com/synproxyctl/synproxyctl/pkg/sysctl"
+)
+
+// recordSchema is the version of the undo record's form.
+const recordSchema = 1
+
+// record is the undo record: what was asked for, and what has to be given back.
+// It is written before the first change and lives as long as the rules do, in a
+// directory that a reboot clears as it clears them.
+type record struct {
+	Schema    int       `json:"schema"`
+	Namespace string    `json:"namespace"`
+	Backend   string    `json:"backend"`
+	Written   time.Time `json:"written"`
+	Services  []Service `json:"services"`
+	// Sysctls holds each setting that we changed, with the value to give back.
+	Sysctls []sysctl.Change `json:"sysctls"`
+	// Base holds the built-in chains of iptables-nft that were there before
+	// us; null if we never used it.
+	Base []rules.BaseChain `json:"base_chains"`
+}
+
+// store keeps the record of one network namespace.
+type store struct {
+	dir string
+	id  string
+}
+
+func (s store) path() string { return filepath.Join(s.dir, s.id+".json") }
+
+// maxRecord bounds what is read, in bytes: 100,000 services take about 30 MB.
+const maxRecord = 256 << 20
+
+// load returns the record, nil if there is none.
+func (s store) load() (*record, error) {
+	// The directory belongs to root; a link in it was not made by us.
+	f, err := os.OpenFile(s.path(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // no record is a state like any other
+	}
+	if err != nil {
+		return nil, fmt.Errorf("undo record: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	if err != nil {
+		return nil, fmt.Errorf("undo record: %w", err)
+	}
+	rec, err := parseRecord(text)
+	if err != nil {
+		return nil, Errorf(Conflict, "if it is damaged, remove it and run apply or revert again: the rules are found by their names",
+			"undo record %s: %w", s.path(), err)
+	}
+	if rec.Namespace != s.id {
+		return nil, Errorf(Conflict, "remove it if it was copied there", "undo record %s: belongs to the namespace %q", s.path(), rec.Namespace)
+	}
+	return rec, nil
+}
+
+func parseRecord(text []byte) (*record, error) {
+	var rec record
+	if err := json.Unmarshal(text, &rec); err != nil {
+		return nil, err
+	}
+	if rec.Schema != recordSchema {
+		return nil, fmt.Errorf("schema %d is not known to this version", rec.Schema)
+	}
+	if err := rec.policy().Validate(); err != nil {
+		return nil, err
+	}
+	return &rec, nil
+}
+
+// save writes the record so that at any moment there is the old or the new one.
+func (s store) save(rec *record) error {
+	rec.Schema, rec.Namespace, rec.Written = recordSchema, s.id, time.Now().UTC().Truncate(time.Second)
+	text, err := json.MarshalIndent(rec, "", "  ")
+	if err != nil {
+		return fmt.Errorf("undo record: %w", err)
+	}
+	if err := renameio.WriteFile(s.path(), append(text, '\n'), 0o600, renameio.IgnoreUmask()); err != nil {
+		return fmt.Errorf("undo record: %w", err)
+	}
+	return nil
+}
+
+// put writes the record, or removes it if rec is nil.
+func (s store) put(rec *record) error {
+	if rec != nil {
+		return s.save(rec)
+	}
+	if err := os.Remove(s.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("undo record: %w", err)
+	}
+	return nil
+}
+
+func (r *record) policy() rules.Policy {
+	if r == nil {
+		return rules.Policy{}
+	}
+	return policyOf(r.Services)
+}

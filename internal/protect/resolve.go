@@ -1,0 +1,183 @@
+package protect
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/synproxyctl/synproxyctl/internal/kernel"
+	"github.com/synproxyctl/synproxyctl/pkg/probe"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+// Wish is one service as a person asks for it: what is not said is found out.
+type Wish struct {
+	Name        string // how the person wrote it
+	Destination netip.Prefix
+	Port        uint16
+	ProbeAt     netip.AddrPort // who is asked for the options; zero: the destination
+	Hook        rules.Hook     // empty: by the routes
+	Interfaces  []string
+	MSS         *uint16 // nil: probed
+	WScale      *uint8  // nil: probed
+	SACKPerm    *bool   // nil: probed
+	Timestamps  *bool   // nil: probed
+	First       rules.First
+}
+
+// complete reports whether no probe is needed. Who speaks first need not be
+// known: the repair for that case serves both.
+func (w Wish) complete() bool {
+	return w.MSS != nil && w.WScale != nil && w.SACKPerm != nil && w.Timestamps != nil
+}
+
+// askAt returns whom to probe; not valid if nobody is known.
+func (w Wish) askAt() netip.AddrPort {
+	switch {
+	case w.ProbeAt.IsValid():
+		return w.ProbeAt
+	case w.Destination.IsSingleIP():
+		return netip.AddrPortFrom(w.Destination.Addr(), w.Port)
+	}
+	return netip.AddrPort{}
+}
+
+// Resolve turns wishes into services: hooks by the routes, options by probing.
+// It touches nothing. One backend that does not answer fails all of them.
+func Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, error) {
+	services := make([]Service, len(wishes))
+	for i, w := range wishes {
+		s, err := w.service()
+		if err != nil {
+			return nil, err
+		}
+		services[i] = s
+	}
+	// Faults that need no probe to be seen are told before one is made.
+	if err := checkOrder(Order{Services: services}); err != nil {
+		return nil, err
+	}
+	for _, hook := range []rules.Hook{rules.Input, rules.Forward} {
+		var asked []int
+		for i, w := range wishes {
+			if services[i].Hook == hook && !w.complete() {
+				asked = append(asked, i)
+			}
+		}
+		if err := ask(ctx, cfg, wishes, services, asked); err != nil {
+			return nil, err
+		}
+	}
+	return services, nil
+}
+
+// ask probes the services of the given indices, which all have the same hook.
+func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Service, asked []int) error {
+	if len(asked) == 0 {
+		return nil
+	}
+	if err := kernel.Require(kernel.NetRaw); err != nil {
+		return Errorf(Permission, "run it as root (sudo), or give all four options", "probing needs a raw socket: %w", err)
+	}
+	targets := make([]probe.Target, len(asked))
+	for k, i := range asked {
+		targets[k] = probe.Target{Name: wishes[i].Name, Addr: services[i].ProbeAt}
+	}
+	if w := wishes[asked[0]]; services[asked[0]].Hook == rules.Input && len(w.Interfaces) > 0 {
+		// A server on this machine is asked through lo, but its clients come
+		// in here. (The way to a server behind this machine is another one.)
+		cfg.Interface = w.Interfaces[0]
+	}
+	results, err := probe.Probe(ctx, cfg, targets)
+	if err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	for k, i := range asked {
+		if err := wishes[i].answered(&services[i], results[k]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// service returns what is known without asking anybody.
+func (w Wish) service() (Service, error) {
+	if !w.complete() && !w.askAt().IsValid() {
+		return Service{}, Errorf(Usage, "name one of its servers with --probe-at ADDR:PORT, or give --mss, --wscale, --sack-perm and --timestamps",
+			"%s: a prefix has no single server to probe", w.Name)
+	}
+	s := Service{Source: Given, ProbeAt: w.askAt(), Service: rules.Service{
+		Name: w.Name, Destination: w.Destination, Port: w.Port, Hook: w.Hook, Interfaces: w.Interfaces, First: w.First,
+	}}
+	w.override(&s.Options)
+	if s.Hook == "" {
+		hook, err := hookFor(w.Destination.Addr())
+		if err != nil {
+			return s, Errorf(Usage, "check the address, or say --hook forward or --hook input", "%s: %w", w.Name, err)
+		}
+		s.Hook = hook
+	}
+	for _, name := range w.Interfaces {
+		there, err := kernel.InterfaceExists(name)
+		if err != nil || !there {
+			return s, Errorf(Usage, "list them with: ip link", "interface %q does not exist here", name)
+		}
+	}
+	return s, nil
+}
+
+// override puts what was given into the options.
+func (w Wish) override(o *rules.Options) {
+	if w.MSS != nil {
+		o.MSS = w.MSS
+	}
+	if w.WScale != nil {
+		o.WScale = w.WScale
+	}
+	if w.SACKPerm != nil {
+		o.SACKPerm = *w.SACKPerm
+	}
+	if w.Timestamps != nil {
+		o.Timestamps = *w.Timestamps
+	}
+}
+
+// answered puts a probe's result into the service, or says why it cannot.
+func (w Wish) answered(s *Service, r probe.Result) error {
+	const orGive = "; or give --mss, --wscale, --sack-perm and --timestamps"
+	switch r.Verdict {
+	case probe.Direct:
+	case probe.Proxied:
+		return Errorf(No, "probe the server itself with --probe-at ADDR:PORT"+orGive,
+			"%s: a SYNPROXY answers there, whose options need not be the server's", w.Name)
+	case probe.Refused:
+		return Errorf(No, "start the server"+orGive, "%s: the connection is refused, so its options are not known", w.Name)
+	case probe.Unreachable:
+		return Errorf(No, "check the route and the firewall on the way"+orGive, "%s: unreachable (%s)", w.Name, r.Reason)
+	case probe.NoReply:
+		return Errorf(No, "check that the server is up and reachable from here"+orGive, "%s: no reply", w.Name)
+	default:
+		return Errorf(No, "", "%s: answer %q", w.Name, r.Verdict)
+	}
+	s.Options, s.Source, s.SynCookies = rules.Options(r.Options), Probed, r.SYNCookies
+	w.override(&s.Options)
+	if s.First == "" && r.Speaks != nil {
+		s.First = rules.First(strings.ToLower(string(*r.Speaks)))
+	}
+	return nil
+}
+
+// hookFor asks the routes where packets to an address pass.
+func hookFor(a netip.Addr) (rules.Hook, error) {
+	route, err := kernel.Route(a, netip.Addr{})
+	switch {
+	case err != nil:
+		return "", err
+	case route.Unreachable != "":
+		return "", fmt.Errorf("no route to %s: %s", a, route.Unreachable)
+	case route.Local:
+		return rules.Input, nil
+	}
+	return rules.Forward, nil
+}

@@ -1,0 +1,78 @@
+package protect
+
+import (
+	"encoding/json"
+	"net/netip"
+
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+// Source tells where the options of a service come from.
+type Source string
+
+// The sources.
+const (
+	Probed Source = "probed"
+	Given  Source = "given"
+)
+
+// Service is a protected service and where its options come from.
+type Service struct {
+	rules.Service
+	Source Source `json:"source"`
+	// ProbeAt is whom to ask for the options; not valid for a prefix without
+	// a server that stands for it.
+	ProbeAt netip.AddrPort `json:"probe_at"`
+}
+
+func policyOf(services []Service) rules.Policy {
+	p := rules.Policy{Services: make([]rules.Service, len(services))}
+	for i, s := range services {
+		p.Services[i] = s.Service
+	}
+	return p
+}
+
+// serviceJSON is how the contract shows a service: an address without its
+// prefix length, and every key always there.
+type serviceJSON struct {
+	Name        string        `json:"name"`
+	Destination string        `json:"destination"`
+	Port        uint16        `json:"port"`
+	Family      rules.Family  `json:"family"`
+	Hook        rules.Hook    `json:"hook"`
+	Interfaces  []string      `json:"interfaces"`
+	Options     rules.Options `json:"options"`
+	First       rules.First   `json:"first"`
+	ThirdACK    rules.Repair  `json:"third_ack"`
+	Source      Source        `json:"source"`
+}
+
+// View returns the service as the JSON output shows it.
+func (s Service) View() any {
+	v := serviceJSON{
+		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source,
+	}
+	if s.Destination.IsSingleIP() {
+		v.Destination = s.Destination.Addr().String()
+	}
+	if v.Interfaces == nil {
+		v.Interfaces = []string{}
+	}
+	if v.First == "" {
+		v.First = rules.FirstUnknown
+	}
+	return v
+}
+
+// Services is a list that shows itself as the contract says.
+type Services []Service
+
+// MarshalJSON returns the list of views; never null.
+func (ss Services) MarshalJSON() ([]byte, error) {
+	views := make([]any, len(ss))
+	for i, s := range ss {
+		views[i] = s.View()
+	}
+	return json.Marshal(views)
+}

@@ -1,0 +1,72 @@
+package protect
+
+import (
+	"context"
+
+	"github.com/synproxyctl/synproxyctl/internal/kernel"
+)
+
+// State is the state of the protection.
+type State string
+
+// The states.
+const (
+	Absent  State = "absent"
+	Active  State = "active"
+	Drifted State = "drifted"
+)
+
+// Status is the outcome of [Host.Status].
+type Status struct {
+	State       State                `json:"state"`
+	Backend     string               `json:"backend"` // empty when absent
+	Services    Services             `json:"services"`
+	Sysctls     []Setting            `json:"sysctls"`
+	Counters    kernel.SynproxyStats `json:"counters"`
+	Conntrack   Conntrack            `json:"conntrack"`
+	Connections Connections          `json:"connections"`
+	Findings    []Finding            `json:"findings"`
+}
+
+// Conntrack tells how full the connection tracking table is.
+type Conntrack struct {
+	Count int `json:"count"`
+	Max   int `json:"max"` // 0: no limit
+}
+
+// Connections counts connections.
+type Connections struct {
+	Proxied int `json:"proxied"` // established ones that SYNPROXY opened
+}
+
+// Status tells how things are. It changes nothing and takes no lock.
+func (h *Host) Status(ctx context.Context) (*Status, error) {
+	if err := CanChange(); err != nil {
+		return nil, err
+	}
+	rec, found, err := h.inspect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st := &Status{State: Absent, Services: Services{}, Findings: found}
+	switch {
+	case bad(found):
+		st.State = Drifted
+	case rec != nil:
+		st.State = Active
+	}
+	if rec != nil {
+		st.Backend, st.Services = rec.Backend, rec.Services
+	}
+	if st.Sysctls, err = h.settings(); err != nil {
+		return nil, err
+	}
+	if st.Counters, err = kernel.ReadSynproxyStats(); err != nil {
+		return nil, err
+	}
+	if st.Conntrack.Count, st.Conntrack.Max, err = kernel.ConntrackCount(); err != nil {
+		return nil, err
+	}
+	st.Connections.Proxied, err = kernel.ProxiedConnections(ctx, nil)
+	return st, err
+}

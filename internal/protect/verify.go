@@ -1,0 +1,162 @@
+package protect
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/synproxyctl/synproxyctl/internal/kernel"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+// Verified is the outcome of [Host.Verify].
+type Verified struct {
+	OK       bool      `json:"ok"`
+	Findings []Finding `json:"findings"`
+	services []Service
+}
+
+// Services returns what the record says is protected.
+func (v *Verified) Services() []Service { return v.services }
+
+// Verify compares what the kernel holds with what was asked for. It changes
+// nothing and takes no lock, so that an apply that runs meanwhile may show.
+func (h *Host) Verify(ctx context.Context) (*Verified, error) {
+	if err := CanChange(); err != nil {
+		return nil, err
+	}
+	rec, found, err := h.inspect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v := &Verified{Findings: found}
+	if rec == nil && !bad(found) {
+		v.Findings = append(v.Findings, finding(Bad, "not-applied", "use synproxyctl apply", "%v", errNoRecord))
+	}
+	if rec != nil {
+		v.services = rec.Services
+	}
+	v.OK = !bad(v.Findings)
+	return v, nil
+}
+
+func bad(fs []Finding) bool {
+	return slices.ContainsFunc(fs, func(f Finding) bool { return f.Severity == Bad })
+}
+
+// inspect loads the record and finds everything that is not as it says.
+func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
+	s, err := h.open()
+	if err != nil {
+		return nil, nil, err
+	}
+	rec, err := s.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := h.backends()
+	if err != nil {
+		return nil, nil, err
+	}
+	found := []Finding{}
+	for _, b := range all {
+		if rec != nil && b.Name() == rec.Backend {
+			fs, err := h.compare(ctx, rec, b)
+			if err != nil {
+				return nil, nil, err
+			}
+			found = append(found, fs...)
+			continue
+		}
+		have, err := b.List(ctx)
+		if err != nil {
+			return nil, nil, fmt.Errorf("backend %s: %w", b.Name(), err)
+		}
+		if !have.Empty() {
+			found = append(found, leftOver(rec, b.Name()))
+		}
+	}
+	if rec != nil && !slices.ContainsFunc(all, func(b rules.Backend) bool { return b.Name() == rec.Backend }) {
+		found = append(found, finding(Bad, "backend-gone", "install the programs of "+rec.Backend+" again", "the programs of the backend %s are gone", rec.Backend))
+	}
+	return rec, found, nil
+}
+
+func leftOver(rec *record, backend string) Finding {
+	if rec == nil {
+		return finding(Bad, "no-record", "run synproxyctl revert, then apply", "chains of ours stand in %s, but the undo record is gone", backend)
+	}
+	return finding(Bad, "two-backends", "run synproxyctl apply again", "chains of ours stand in %s too", backend)
+}
+
+// compare finds how rules and settings differ from the record.
+func (h *Host) compare(ctx context.Context, rec *record, b rules.Backend) ([]Finding, error) {
+	const mend = "run synproxyctl apply again; what changed it will do so again"
+	fs := []Finding{}
+	have, err := b.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range rules.Compare(have, rec.policy().Ruleset()) {
+		hint := mend
+		if d.Fault == rules.ForeignJump {
+			hint = "remove that rule, or let it jump elsewhere"
+		}
+		fs = append(fs, finding(Bad, string(d.Fault), hint, "%s", d))
+	}
+	states, err := h.settings()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range states {
+		if !s.OK {
+			fs = append(fs, finding(Bad, "sysctl", mend, "%s is %s, not %s", s.Key, s.Have, s.Want))
+		}
+	}
+	return append(fs, places(rec.Services)...), nil
+}
+
+// places finds services that no longer are where the rules expect them.
+func places(services []Service) []Finding {
+	var fs []Finding
+	for _, s := range services {
+		for _, name := range s.Interfaces {
+			if there, err := kernel.InterfaceExists(name); err == nil && !there {
+				fs = append(fs, finding(Warn, "interface-gone", "bring the interface back, or apply with another",
+					"%s: interface %s does not exist; its SYNs are not proxied", s, name))
+			}
+		}
+		hook, err := hookFor(s.Destination.Addr())
+		if err == nil && s.Destination.IsSingleIP() && hook != s.Hook {
+			fs = append(fs, finding(Warn, "hook", "run synproxyctl apply again",
+				"%s: the rules are for the hook %s, but the routes lead through %s", s, s.Hook, hook))
+		}
+	}
+	return fs
+}
+
+// Setting is a kernel setting that the protection needs.
+type Setting struct {
+	Key  string `json:"key"`
+	Want string `json:"want"`
+	Have string `json:"have"`
+	OK   bool   `json:"ok"`
+}
+
+// settings reads the settings that the protection needs.
+func (h *Host) settings() ([]Setting, error) {
+	changes, err := h.planSysctls()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Setting, len(needed))
+	for i, n := range needed {
+		list[i] = Setting{n.Key, n.Value, n.Value, true}
+		for _, c := range changes {
+			if c.Key == n.Key {
+				list[i].Have, list[i].OK = c.Before, false
+			}
+		}
+	}
+	return list, nil
+}
