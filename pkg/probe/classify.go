@@ -125,7 +125,8 @@ func (r *Result) vary(samples []sample) {
 
 // announce fills in all that follows from the SYN+ACKs, of which there is at least one.
 func (r *Result) announce(usable []sample, lim limit) {
-	r.Window = &usable[0].answer.Window
+	first := slices.IndexFunc(usable, func(s sample) bool { return s.verdict == r.Verdict })
+	r.Window = &usable[first].answer.Window
 	answers := make([]Options, 0, len(usable))
 	for _, s := range usable {
 		answers = append(answers, s.answer.Options)

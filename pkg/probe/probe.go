@@ -89,6 +89,9 @@ func Probe(ctx context.Context, cfg Config, targets []Target) ([]Result, error) 
 	if err != nil {
 		return nil, err
 	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("probe: %w", context.Cause(ctx))
+	}
 	r := &run{cfg: cfg, total: len(targets), byAddr: map[netip.AddrPort]*asked{}, flights: map[flightKey]*flight{}}
 	defer r.close()
 	if r.router, err = newRouter(cfg); err != nil {
@@ -98,6 +101,11 @@ func Probe(ctx context.Context, cfg Config, targets []Target) ([]Result, error) 
 	for i, target := range targets {
 		if order[i], err = r.plan(target); err != nil {
 			return nil, err
+		}
+	}
+	for _, a := range r.all {
+		if a.open == 0 {
+			r.finish(a)
 		}
 	}
 	if err := r.open(); err != nil {
@@ -169,7 +177,6 @@ func (r *run) plan(target Target) (*asked, error) {
 	}
 	if err != nil {
 		a.samples = []sample{{verdict: Unreachable, local: true, reason: localReason(err)}}
-		r.finish(a)
 		return a, nil
 	}
 	a.open = r.cfg.Count

@@ -69,7 +69,7 @@ type Result struct {
 	Options Options `json:"options"`
 	// MSSAnswered is the smallest MSS that was really answered, in bytes, where the MTU made Options.MSS smaller. Zero otherwise.
 	MSSAnswered uint16 `json:"mss_answered,omitempty"`
-	// Window is the window of the first SYN+ACK, in bytes and never scaled (RFC 7323, 2.2). Nil without a SYN+ACK.
+	// Window is the window of the first SYN+ACK that bears Verdict out, in bytes and never scaled (RFC 7323, 2.2). Nil without a SYN+ACK.
 	Window *uint16 `json:"window"`
 	// TTL is the time to live, or hop limit, with which the first answer arrived. Nil if nothing was answered.
 	TTL *uint8 `json:"ttl"`
