@@ -85,13 +85,14 @@ func Expand(ctx context.Context, resolver Resolver, specs []Spec) ([]Target, err
 		}
 		for _, prefix := range prefixes {
 			for _, port := range s.Ports {
-				if k := (key{prefix, s.Zone, port}); seen[k] {
+				k := key{prefix, s.Zone, port}
+				if seen[k] {
 					continue
-				} else if len(seen) == maxTargets {
-					return nil, &Error{Problem: fmt.Sprintf("more than %d targets", maxTargets), Advice: "give prefixes instead of single addresses"}
-				} else {
-					seen[k] = true
 				}
+				if len(seen) == maxTargets {
+					return nil, &Error{Problem: fmt.Sprintf("more than %d targets", maxTargets), Advice: "give prefixes instead of single addresses"}
+				}
+				seen[k] = true
 				targets = append(targets, Target{Text: s.Text, Name: s.Name, Prefix: prefix, Zone: s.Zone, Port: port, where: s.where})
 			}
 		}

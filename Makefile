@@ -1,0 +1,49 @@
+# The targets that a person needs; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Users often lack the directories of the administrator's programs.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
+
+# How long `make fuzz` spends on each target.
+FUZZTIME ?= 5m
+# What `make test` tests, and arguments of `make demo`, such as ARGS=--json.
+PKGS ?= ./...
+ARGS ?=
+
+# The linter's dependencies are no business of the module's.
+LINT := go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: help build test lint format fuzz demo clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+build: ## Build bin/synproxyctl, a static binary
+	CGO_ENABLED=0 go build -trimpath -o bin/synproxyctl ./cmd/synproxyctl
+
+test: ## Install what is missing, then run all tests, on the real kernel in namespaces of their own
+	@scripts/setup test
+	@as=$$(scripts/privilege); set -x; \
+	go test -race -count=1 -timeout 25m $${as:+-exec "$$as"} $(PKGS)
+
+lint: ## Check the style, the arrows between packages, and that go.mod is tidy
+	$(LINT) run ./...
+	go mod tidy -diff
+	for f in scripts/* .ci/run; do bash -n "$$f"; done
+
+format: ## Format the Go files as the linter wants them
+	$(LINT) fmt ./...
+
+fuzz: ## Run every fuzz target for FUZZTIME (5m; a short round: make fuzz FUZZTIME=10s)
+	@scripts/fuzz $(FUZZTIME)
+
+demo: ## Install what is missing, build, and show the whole story in namespaces of its own
+	@scripts/setup run
+	@$(MAKE) --no-print-directory build
+	@as=$$(scripts/privilege); $$as ./bin/synproxyctl demo $(ARGS)
+
+clean: ## Remove what was built
+	rm -rf bin dist
