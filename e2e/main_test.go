@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,6 +36,9 @@ var tools = []string{
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if name := os.Getenv(envChild); name != "" {
+		return child(name)
+	}
 	if _, inside := os.LookupEnv(envBuild); !inside {
 		// Before the isolation, which has no network: the build may have to fetch modules.
 		dir, err := os.MkdirTemp("", "synproxyctl-e2e-")
@@ -93,6 +98,13 @@ func raceEnabled() bool {
 
 // program returns the path of the program under test.
 var program = sync.OnceValues(func() (string, error) {
+	// The go command caches the result of a test until something changes that the test looked at. The compiler
+	// looks on our behalf, unseen, so look at the sources too.
+	for _, dir := range []string{"../cmd", "../internal", "../pkg"} {
+		if err := filepath.WalkDir(dir, func(_ string, _ fs.DirEntry, err error) error { return err }); err != nil {
+			return "", err
+		}
+	}
 	dir := os.Getenv(envBuild)
 	if report, err := os.ReadFile(filepath.Join(dir, "failed")); err == nil {
 		return "", fmt.Errorf("the program under test was not built:\n%s", report)
@@ -161,4 +173,24 @@ func runInput(t testing.TB, host *lab.Host, stdin, name string, args ...string) 
 		t.Fatalf("on %s: %s %s: %v\n%s\ninput:\n%s", host.Name(), name, strings.Join(args, " "), err, out, stdin)
 	}
 	return string(out)
+}
+
+// serve starts a server, which the end of the test stops.
+func serve(t testing.TB, host *lab.Host, cfg lab.ServerConfig) *lab.Server {
+	t.Helper()
+	srv, err := host.Serve(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return srv
+}
+
+// load makes connections, whatever becomes of them.
+func load(t testing.TB, host *lab.Host, server netip.AddrPort, cfg lab.LoadConfig) *lab.LoadResult {
+	t.Helper()
+	res, err := host.Load(t.Context(), server, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
 }

@@ -17,6 +17,7 @@ type Command struct {
 	*exec.Cmd
 	host *Host
 
+	mu   sync.Mutex // guards Process while it is being started
 	once sync.Once
 	err  error
 }
@@ -32,17 +33,29 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *Comman
 
 // Start starts the program and does not wait for it.
 func (c *Command) Start() error {
-	if err := c.host.own(c); err != nil {
-		return err
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.host.own(c)
+	if err == nil {
+		err = c.host.onThread(c.Cmd.Start)
 	}
-	started := make(chan error, 1)
-	// From the host's own thread: the child inherits its namespace, and gets SIGKILL only when that thread ends.
-	c.host.work <- func() { started <- c.Cmd.Start() }
-	if err := <-started; err != nil {
+	if err != nil {
 		c.host.disown(c)
 		return fmt.Errorf("host %s: %w", c.host.name, err)
 	}
 	return nil
+}
+
+// onThread runs f on the host's own thread, so that a child that f starts inherits the namespace, and gets SIGKILL
+// no sooner than the host ends.
+func (h *Host) onThread(f func() error) error {
+	result := make(chan error, 1)
+	select {
+	case h.work <- func() { result <- f() }:
+		return <-result
+	case <-h.quit:
+		return errClosed
+	}
 }
 
 // Wait waits for the program that Start started, as [exec.Cmd.Wait] does. It may be called more than once.
@@ -56,7 +69,10 @@ func (c *Command) Wait() error {
 
 // Close kills the program if it still runs and waits for its end.
 func (c *Command) Close() error {
-	if c.Process == nil {
+	c.mu.Lock()
+	started := c.Process != nil
+	c.mu.Unlock()
+	if !started {
 		return nil
 	}
 	_ = c.Process.Kill() // it may have ended

@@ -28,6 +28,7 @@ type Host struct {
 	// work is done by the host's own thread, which lives as long as the host: a command that it starts is killed by
 	// the kernel (Pdeathsig) when that thread ends.
 	work chan func()
+	quit chan struct{} // closed when that thread must end
 
 	mu      sync.Mutex
 	closed  bool
@@ -41,7 +42,7 @@ func newHost(l *Lab, name string) (*Host, error) {
 		return nil, errors.New("bad name")
 	}
 	h := &Host{
-		lab: l, name: name, work: make(chan func()),
+		lab: l, name: name, work: make(chan func()), quit: make(chan struct{}),
 		running: map[io.Closer]struct{}{}, peers: map[string]peer{},
 	}
 	ready := make(chan error, 1)
@@ -52,8 +53,13 @@ func newHost(l *Lab, name string) (*Host, error) {
 		if err != nil {
 			return
 		}
-		for f := range h.work {
-			f()
+		for {
+			select {
+			case f := <-h.work:
+				f()
+			case <-h.quit:
+				return
+			}
 		}
 	}()
 	if err := <-ready; err != nil {
@@ -148,7 +154,7 @@ func (h *Host) own(c io.Closer) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
-		return fmt.Errorf("host %s: %w", h.name, errClosed)
+		return errClosed
 	}
 	h.running[c] = struct{}{}
 	return nil
@@ -177,7 +183,7 @@ func (h *Host) stop() error {
 
 // release gives the namespace back to the kernel, which destroys it and its links once nothing uses it.
 func (h *Host) release() error {
-	close(h.work)
+	close(h.quit)
 	h.nl.Close()
 	return errors.Join(
 		unix.Unmount(h.Path(), unix.MNT_DETACH),

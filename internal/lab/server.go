@@ -38,8 +38,8 @@ type ServerConfig struct {
 	Address netip.AddrPort
 	// Mode is what the server does with its connections.
 	Mode Mode
-	// ReceiveBuffer is SO_RCVBUF in bytes (the kernel doubles it, and net.core.rmem_max limits it). It lowers the
-	// window scale that the SYN+ACK announces, and is the only setting that raises nothing.
+	// ReceiveBuffer is SO_RCVBUF in bytes, which net.core.rmem_max limits. The window that it allows is about as
+	// large, and the SYN+ACK announces no larger window scale than that window needs.
 	ReceiveBuffer int
 	// WindowClamp is TCP_WINDOW_CLAMP in bytes. The SYN+ACK announces the smallest window scale that can express
 	// min(WindowClamp, the larger of net.ipv4.tcp_rmem's third value and rmem_max), so that with a tcp_rmem of
