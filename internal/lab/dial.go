@@ -17,11 +17,11 @@ func dialer(remote netip.AddrPort, localPort uint16) *net.Dialer {
 	d := &net.Dialer{KeepAlive: -1}
 	d.SetMultipathTCP(false)
 	if localPort != 0 {
-		any := netip.IPv4Unspecified()
+		wildcard := netip.IPv4Unspecified()
 		if remote.Addr().Is6() {
-			any = netip.IPv6Unspecified()
+			wildcard = netip.IPv6Unspecified()
 		}
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(any, localPort))
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(wildcard, localPort))
 		d.Control = func(_, _ string, raw syscall.RawConn) error {
 			return control(raw, func(fd int) error {
 				return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)

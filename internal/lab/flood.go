@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,10 +26,13 @@ type FloodConfig struct {
 	Destination netip.AddrPort
 	// Packets is how many SYNs to send: from 1 to [MaxFloodPackets].
 	Packets int
-	// Duration ends the flood even when fewer were sent; 0 means 10 s, the most is [MaxFloodDuration].
+	// Duration ends the flood even when fewer were sent; 0 means 30 s, the most is [MaxFloodDuration].
 	Duration time.Duration
 	// Rate is how many SYNs to send in a second at most; 0 means as many as the kernel takes.
 	Rate float64
+	// Threads is how many send at once; 0 means 1, the most is 64. The kernel does the receiver's work for a packet
+	// on the sender's CPU, so one thread leaves the other CPUs to the good connections.
+	Threads int
 	// Sources is where the random source addresses are from; the zero Prefix means [FloodV4] or [FloodV6], whose
 	// answers end in silence.
 	Sources netip.Prefix
@@ -70,7 +74,10 @@ func (cfg *FloodConfig) complete() error {
 		cfg.Interface = "eth0"
 	}
 	if cfg.Duration == 0 {
-		cfg.Duration = 10 * time.Second
+		cfg.Duration = 30 * time.Second
+	}
+	if cfg.Threads == 0 {
+		cfg.Threads = 1
 	}
 	dst := cfg.Destination
 	if cfg.Sources == (netip.Prefix{}) {
@@ -86,6 +93,8 @@ func (cfg *FloodConfig) complete() error {
 		return fmt.Errorf("packets %d: must be from 1 to %d", cfg.Packets, MaxFloodPackets)
 	case cfg.Duration < 0 || cfg.Duration > MaxFloodDuration:
 		return fmt.Errorf("duration %v: must be at most %v", cfg.Duration, MaxFloodDuration)
+	case cfg.Threads < 0 || cfg.Threads > 64:
+		return fmt.Errorf("threads %d: must be from 1 to 64", cfg.Threads)
 	case cfg.Rate < 0:
 		return fmt.Errorf("rate %g: must not be negative", cfg.Rate)
 	case !cfg.Sources.IsValid():
@@ -96,7 +105,7 @@ func (cfg *FloodConfig) complete() error {
 	return nil
 }
 
-// flood opens the socket and checks where it is.
+// flood checks where it is and shares the work among the threads.
 func (h *Host) flood(ctx context.Context, cfg FloodConfig) (FloodResult, error) {
 	p, err := h.port(cfg.Interface)
 	if err != nil {
@@ -105,6 +114,31 @@ func (h *Host) flood(ctx context.Context, cfg FloodConfig) (FloodResult, error) 
 	if err := h.Do(h.mustBeInside); err != nil {
 		return FloodResult{}, err
 	}
+	var wg sync.WaitGroup
+	results, errs := make([]FloodResult, cfg.Threads), make([]error, cfg.Threads)
+	for i := range cfg.Threads {
+		wg.Go(func() { results[i], errs[i] = h.floodThread(ctx, cfg.share(i), p) })
+	}
+	wg.Wait()
+	var sum FloodResult
+	for _, r := range results {
+		sum.Sent += r.Sent
+		sum.Duration = max(sum.Duration, r.Duration)
+	}
+	return sum, errors.Join(errs...)
+}
+
+// share returns the part of thread i.
+func (cfg FloodConfig) share(i int) FloodConfig {
+	n := cfg.Threads
+	cfg.Packets = cfg.Packets*(i+1)/n - cfg.Packets*i/n
+	cfg.Rate /= float64(n)
+	cfg.Seed += uint64(i) << 32
+	return cfg
+}
+
+// floodThread sends from one socket.
+func (h *Host) floodThread(ctx context.Context, cfg FloodConfig, p peer) (FloodResult, error) {
 	fd, err := h.openPacket(p.index, 0, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
 	})

@@ -46,25 +46,42 @@ func TestSYNsAreValidAndRandom(t *testing.T) {
 
 func TestFloodConfigBounds(t *testing.T) {
 	good := FloodConfig{Destination: netip.MustParseAddrPort("10.77.2.2:80"), Packets: 1}
-	if err := good.complete(); err != nil || good.Duration != 10*time.Second || good.Sources != FloodV4 {
+	if err := good.complete(); err != nil || good.Duration != 30*time.Second || good.Sources != FloodV4 {
 		t.Errorf("defaults: %+v, %v", good, err)
 	}
 	for name, spoil := range map[string]func(*FloodConfig){
-		"no packets":     func(c *FloodConfig) { c.Packets = 0 },
-		"negative":       func(c *FloodConfig) { c.Packets = -1 },
-		"too many":       func(c *FloodConfig) { c.Packets = MaxFloodPackets + 1 },
-		"too long":       func(c *FloodConfig) { c.Duration = MaxFloodDuration + 1 },
-		"negative time":  func(c *FloodConfig) { c.Duration = -1 },
-		"negative rate":  func(c *FloodConfig) { c.Rate = -1 },
-		"no destination": func(c *FloodConfig) { c.Destination = netip.AddrPort{} },
-		"no port":        func(c *FloodConfig) { c.Destination = netip.MustParseAddrPort("10.0.0.1:0") },
-		"other family":   func(c *FloodConfig) { c.Sources = FloodV6 },
-		"broken prefix":  func(c *FloodConfig) { c.Sources = netip.PrefixFrom(netip.MustParseAddr("10.0.0.1"), 99) },
+		"no packets":       func(c *FloodConfig) { c.Packets = 0 },
+		"negative":         func(c *FloodConfig) { c.Packets = -1 },
+		"too many":         func(c *FloodConfig) { c.Packets = MaxFloodPackets + 1 },
+		"too long":         func(c *FloodConfig) { c.Duration = MaxFloodDuration + 1 },
+		"negative time":    func(c *FloodConfig) { c.Duration = -1 },
+		"negative rate":    func(c *FloodConfig) { c.Rate = -1 },
+		"too many threads": func(c *FloodConfig) { c.Threads = 65 },
+		"no destination":   func(c *FloodConfig) { c.Destination = netip.AddrPort{} },
+		"no port":          func(c *FloodConfig) { c.Destination = netip.MustParseAddrPort("10.0.0.1:0") },
+		"other family":     func(c *FloodConfig) { c.Sources = FloodV6 },
+		"broken prefix":    func(c *FloodConfig) { c.Sources = netip.PrefixFrom(netip.MustParseAddr("10.0.0.1"), 99) },
 	} {
 		cfg := good
 		spoil(&cfg)
 		if cfg.complete() == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+func TestFloodShares(t *testing.T) {
+	cfg, sum := FloodConfig{Packets: 1001, Rate: 100, Threads: 3}, 0
+	seeds := map[uint64]bool{}
+	for i := range cfg.Threads {
+		s := cfg.share(i)
+		sum += s.Packets
+		seeds[s.Seed] = true
+		if s.Rate*3 != cfg.Rate || s.Packets < 333 || s.Packets > 334 {
+			t.Errorf("thread %d: %+v", i, s)
+		}
+	}
+	if sum != cfg.Packets || len(seeds) != 3 {
+		t.Errorf("the threads send %d packets of %d, from %d seeds", sum, cfg.Packets, len(seeds))
 	}
 }

@@ -120,10 +120,12 @@ func runInside(ctx context.Context, mark string, attr *syscall.SysProcAttr) (int
 	cmd.ExtraFiles = []*os.File{inner} // becomes reportFD
 	cmd.SysProcAttr = attr
 	cmd.WaitDelay = killDelay
-	var forwarded atomic.Bool
+	// A Ctrl-C often ends ctx and arrives as a signal too. The inner process must get it once: a second one would
+	// cut short the clean-up that the first began.
+	var told atomic.Bool
 	cmd.Cancel = func() error {
-		if forwarded.Load() {
-			return nil // a second signal would cut short the clean-up that the first began
+		if told.Swap(true) {
+			return nil
 		}
 		return cmd.Process.Signal(os.Interrupt)
 	}
@@ -138,23 +140,30 @@ func runInside(ctx context.Context, mark string, attr *syscall.SysProcAttr) (int
 	}
 	done := make(chan struct{})
 	defer close(done)
-	go func() {
-		for {
-			select {
-			case s := <-signals:
-				forwarded.Store(true)
-				_ = cmd.Process.Signal(s) // it may have ended
-			case <-done:
-				return
-			}
-		}
-	}()
+	go forward(signals, cmd.Process, &told, done)
 	problem, _ := io.ReadAll(report)
 	err = cmd.Wait()
 	if len(problem) > 0 {
 		return 1, fmt.Errorf("%w: %s", ErrRefused, bytes.TrimSpace(problem))
 	}
-	return exitCode(err)
+	if cmd.ProcessState == nil {
+		return 1, fmt.Errorf("isolate: %w", err)
+	}
+	return exitCode(cmd.ProcessState), nil
+}
+
+// forward passes signals on until done, except for the first if the process was told already.
+func forward(signals <-chan os.Signal, p *os.Process, told *atomic.Bool, done <-chan struct{}) {
+	for first := true; ; first = false {
+		select {
+		case s := <-signals:
+			if !told.Swap(true) || !first {
+				_ = p.Signal(s) // it may have ended
+			}
+		case <-done:
+			return
+		}
+	}
 }
 
 // startError tells a refusal from a plain failure to start.
@@ -167,17 +176,10 @@ func startError(err error) error {
 	return fmt.Errorf("isolate: %w", err)
 }
 
-// exitCode turns the result of Wait into an exit code as a shell would.
-func exitCode(err error) (int, error) {
-	var exit *exec.ExitError
-	if err == nil {
-		return 0, nil
+// exitCode gives the exit code as a shell would.
+func exitCode(state *os.ProcessState) int {
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
 	}
-	if !errors.As(err, &exit) {
-		return 1, fmt.Errorf("isolate: %w", err)
-	}
-	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return 128 + int(status.Signal()), nil
-	}
-	return exit.ExitCode(), nil
+	return state.ExitCode()
 }
