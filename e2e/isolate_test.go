@@ -32,8 +32,8 @@ func child(name string) int {
 			return fail(err)
 		}
 	}
-	if name == "stray" {
-		os.Setenv("SYNPROXYCTL_LAB", "1:1")
+	if mark, ok := strings.CutPrefix(name, "stray "); ok {
+		os.Setenv("SYNPROXYCTL_LAB", mark)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -218,10 +218,35 @@ func TestIsolationRefused(t *testing.T) {
 func TestIsolationNeedsItsOuterProcess(t *testing.T) {
 	host := newTopology(t).Client
 	before := surroundings(t, host)
-	cmd, stderr := startChild(t, host, "stray", nil)
-	_ = cmd.Wait()
-	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(stderr.String(), "unset it") {
-		t.Errorf("exit %d with %q, want a refusal that says what to do", code, stderr)
+	var mnt, network syscall.Stat_t
+	err := host.Do(func() error {
+		return errors.Join(syscall.Stat("/proc/thread-self/ns/mnt", &mnt), syscall.Stat("/proc/thread-self/ns/net", &network))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, pipe, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	defer pipe.Close()
+	for name, mark := range map[string]string{
+		"of other namespaces": "1:1",
+		"of these namespaces": fmt.Sprintf("%d:%d", mnt.Ino, network.Ino),
+		"of these mounts":     fmt.Sprintf("%d:1", mnt.Ino),
+		"of this network":     fmt.Sprintf("1:%d", network.Ino),
+		"of a person":         "yes",
+	} {
+		cmd, stderr := startChild(t, host, "stray "+mark, func(cmd *lab.Command) {
+			if name != "of other namespaces" { // where only the missing pipe tells
+				cmd.ExtraFiles = []*os.File{pipe}
+			}
+		})
+		_ = cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(stderr.String(), "unset it") {
+			t.Errorf("a mark %s: exit %d with %q, want a refusal that says what to do", name, code, stderr)
+		}
 	}
 	if diff := cmp.Diff(before, surroundings(t, host)); diff != "" {
 		t.Errorf("outside there changed:\n%s", diff)

@@ -54,11 +54,13 @@ func TestClassify(t *testing.T) {
 			},
 		},
 		{
-			"refused", []sample{rst, rst},
+			"refused",
+			[]sample{rst, rst},
 			Result{Verdict: Refused, TTL: ptr[uint8](63), RTTMicros: ptr[int64](100), Samples: 2, Sent: 2},
 		},
 		{
-			"unreachable", []sample{icmp},
+			"unreachable",
+			[]sample{icmp},
 			Result{Verdict: Unreachable, Reason: "host-unreachable", TTL: ptr[uint8](62), RTTMicros: ptr[int64](1000), Samples: 1, Sent: 1},
 		},
 		{"silence", []sample{silence, silence, silence}, Result{Verdict: NoReply, Sent: 3}},
@@ -127,18 +129,21 @@ func TestWhoAnswered(t *testing.T) {
 		note    string
 	}{
 		{
-			"SYNPROXY", []sample{answered(full, 0, 10, clock|0x1a), answered(full, 0, 5, clock|0x15)},
+			"SYNPROXY",
+			[]sample{answered(full, 0, 10, clock|0x1a), answered(full, 0, 5, clock|0x15)},
 			Proxied, false, "echo of the window scale",
 		},
 		{
-			"SYNPROXY without SACK", []sample{answered(noScale, 0, 10, clock|10), answered(noScale, 0, 5, clock|5)},
+			"SYNPROXY without SACK",
+			[]sample{answered(noScale, 0, 10, clock|10), answered(noScale, 0, 5, clock|5)},
 			Proxied, false, "echo of the window scale",
 		},
 		{"SYNPROXY behind the repair of its window", []sample{answered(full, 1, 10, clock|0x1a)}, Proxied, false, "window 1"},
 		{"SYNPROXY without timestamps", []sample{answered(onlyMSS, 0, 10, 0), answered(onlyMSS, 0, 5, 0)}, Proxied, false, "window 0"},
 		{"SYN cookies", []sample{answered(full, 65160, 10, clock|0x1a), answered(full, 65160, 5, clock|0x15)}, Direct, true, "SYN cookies"},
 		{
-			"SYN cookies without window scale", []sample{answered(noScale, 65160, 10, clock|0x1f), answered(noScale, 65160, 5, clock|0x1f)},
+			"SYN cookies without window scale",
+			[]sample{answered(noScale, 65160, 10, clock|0x1f), answered(noScale, 65160, 5, clock|0x1f)},
 			Direct, true, "SYN cookies",
 		},
 		{"a clock that shows the options once", []sample{answered(full, 65160, 10, clock|0x1a), answered(full, 65160, 5, clock|0x1b)}, Direct, false, ""},

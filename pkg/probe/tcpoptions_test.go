@@ -36,14 +36,18 @@ func TestHostileOptions(t *testing.T) {
 		{"wscale 255", "03 03 ff", Options{WScale: ptr[uint8](14)}, 0, []string{"window scale option is 255, taken as 14"}},
 		{
 			"mss doubled", "02 04 05 b4 02 04 02 18 02 04 05 b4",
-			Options{MSS: ptr[uint16](536)}, 0, []string{"mss option is doubled", "mss option is doubled"},
+			Options{MSS: ptr[uint16](536)},
+			0,
+			[]string{"mss option is doubled", "mss option is doubled"},
 		},
 		{"mss 0 and then 1460", "02 04 00 00 02 04 05 b4", Options{MSS: ptr[uint16](1460)}, 0, []string{"mss option is 0"}},
 		{"wscale doubled", "03 03 07 03 03 02", Options{WScale: ptr[uint8](7)}, 0, []string{"window scale option is doubled"}},
 		{"sack doubled", "04 02 04 02", Options{SACKPerm: true}, 0, []string{"sack-permitted option is doubled"}},
 		{
 			"timestamps doubled", "08 0a 00 00 00 01 00 00 00 00 08 0a 00 00 00 02 00 00 00 00",
-			Options{Timestamps: true}, 2, []string{"timestamps option is doubled"},
+			Options{Timestamps: true},
+			2,
+			[]string{"timestamps option is doubled"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

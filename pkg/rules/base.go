@@ -96,9 +96,9 @@ func dialNetfilter(ctx context.Context) (*netlink.Conn, error) {
 }
 
 // baseChains lists the tables that we use and their base chains, the chains of
-// a table before the table itself.
+// a table before the table itself. The list is never nil: "none" is an answer.
 func baseChains(conn *netlink.Conn) ([]BaseChain, error) {
-	var all []BaseChain
+	all := []BaseChain{}
 	for _, f := range Families {
 		for _, message := range []int{unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_GETTABLE} {
 			found, err := dumpBase(conn, f, message)
