@@ -48,6 +48,8 @@ func testMain(m *testing.M) int {
 		defer os.RemoveAll(dir)
 		build(dir)
 		os.Setenv(envBuild, dir)
+		// A program with the race detector sleeps a second before it exits, otherwise.
+		os.Setenv("GORACE", "atexit_sleep_ms=0")
 	}
 	w, code, err := lab.Isolate(context.Background())
 	if err != nil {
