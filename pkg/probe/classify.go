@@ -143,57 +143,44 @@ func (r *Result) announce(usable []sample, lim limit) {
 		r.Options.MSS = &mss
 		r.note("mss %d was answered, limited to %d by %s", r.MSSAnswered, mss, lim.what)
 	}
-	r.tellCookies(usable)
+	r.tellProxy(usable)
 	r.IPTables, r.NFT = r.Options.IPTables(), r.Options.NFT()
 }
 
-// tellCookies looks for SYN cookies in the timestamps. Both Linux servers (cookie_init_timestamp in
-// net/ipv4/syncookies.c) and SYNPROXY (synproxy_init_timestamp_cookie) hide the client's window scale and SACK in the lowest bits of TSval.
-func (r *Result) tellCookies(usable []sample) {
-	shifts := map[uint8]bool{}
-	echoes, stamps := 0, 0
-	for _, s := range usable {
-		if !s.answer.Options.Timestamps {
-			continue
-		}
-		stamps++
-		if echoesOptions(s) {
-			echoes++
-			shifts[*s.sent.Options.WScale] = true
-		}
-	}
-	// A clock shows the right bits by chance, but not for two window scales in a row.
-	echoed := len(shifts) >= 2 && echoes == stamps
+// tellProxy says what shows that a SYNPROXY answered.
+func (r *Result) tellProxy(usable []sample) {
 	switch {
-	case r.Verdict == Proxied && echoed:
+	case r.Verdict == Proxied && echoesScale(usable):
 		r.note("window %d and the echo of the window scale in the timestamp are a SYNPROXY's", *r.Window)
 	case r.Verdict == Proxied:
 		r.note("a SYN+ACK with window %d is a SYNPROXY's", *r.Window)
-	case echoed:
-		r.SYNCookies = true
-		r.note("the server is answering with SYN cookies")
 	}
 }
 
-// echoesOptions tells whether the low bits of TSval are the options of our SYN. A SYNPROXY leaves the bit of SACK out if it
-// does not announce SACK, so only the bits of the window scale are looked at there; it puts 15 if it announces no window scale.
-func echoesOptions(s sample) bool {
-	offered := s.sent.Options
-	if offered.WScale == nil {
-		return false
+// echoesScale tells whether the lowest 4 bits of all timestamps are the window scale of our SYN, where a SYNPROXY that announces
+// a window scale hides it (synproxy_init_timestamp_cookie in net/netfilter/nf_synproxy_core.c). One sample would prove nothing, nor would several
+// that offered the same.
+func echoesScale(usable []sample) bool {
+	offered := map[uint8]bool{}
+	for _, s := range usable {
+		scale := *s.sent.Options.WScale
+		if !s.answer.Options.Timestamps || uint8(s.answer.TSVal&0x0f) != scale {
+			return false
+		}
+		offered[scale] = true
 	}
-	shift := uint32(*offered.WScale)
-	if s.verdict == Proxied {
-		return s.answer.TSVal&0x0f == shift
-	}
-	want := shift
-	if s.answer.Options.WScale == nil {
-		want = 0x0f
-	}
-	if s.answer.Options.SACKPerm {
-		want |= 1 << 4
-	}
-	return s.answer.TSVal&0x3f == want
+	return len(offered) > 1
+}
+
+// isCookie tells whether two SYN+ACKs to the same address and port, but to different sequence numbers, are SYN cookies of a Linux
+// server. Their sequence number is a hash of addresses, ports and the minute, plus the client's sequence number
+// (secure_tcp_syn_cookie in net/ipv4/syncookies.c), so that both advance by the same; any other is a hash plus a clock.
+//
+// The timestamps, in whose lowest 6 bits a server in that mode hides the client's options, prove less: without
+// tcp_timestamps=2 an offset is added to them, which on recent kernels differs from port to port.
+func isCookie(first, second sample) bool {
+	return first.verdict == Direct && second.verdict == Direct && first.sent.Seq != second.sent.Seq &&
+		second.answer.Seq-first.answer.Seq == second.sent.Seq-first.sent.Seq
 }
 
 // note adds a remark, once.

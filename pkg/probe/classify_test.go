@@ -125,38 +125,28 @@ func TestWhoAnswered(t *testing.T) {
 		name    string
 		samples []sample
 		verdict Verdict
-		cookies bool
 		note    string
 	}{
 		{
 			"SYNPROXY",
 			[]sample{answered(full, 0, 10, clock|0x1a), answered(full, 0, 5, clock|0x15)},
-			Proxied, false, "echo of the window scale",
+			Proxied, "echo of the window scale",
 		},
 		{
 			"SYNPROXY without SACK",
 			[]sample{answered(noScale, 0, 10, clock|10), answered(noScale, 0, 5, clock|5)},
-			Proxied, false, "echo of the window scale",
+			Proxied, "echo of the window scale",
 		},
-		{"SYNPROXY behind the repair of its window", []sample{answered(full, 1, 10, clock|0x1a)}, Proxied, false, "window 1"},
-		{"SYNPROXY without timestamps", []sample{answered(onlyMSS, 0, 10, 0), answered(onlyMSS, 0, 5, 0)}, Proxied, false, "window 0"},
-		{"SYN cookies", []sample{answered(full, 65160, 10, clock|0x1a), answered(full, 65160, 5, clock|0x15)}, Direct, true, "SYN cookies"},
-		{
-			"SYN cookies without window scale",
-			[]sample{answered(noScale, 65160, 10, clock|0x1f), answered(noScale, 65160, 5, clock|0x1f)},
-			Direct, true, "SYN cookies",
-		},
-		{"a clock that shows the options once", []sample{answered(full, 65160, 10, clock|0x1a), answered(full, 65160, 5, clock|0x1b)}, Direct, false, ""},
-		{"one sample shows nothing", []sample{answered(full, 65160, 10, clock|0x1a)}, Direct, false, ""},
-		{"the same scale twice shows nothing", []sample{answered(full, 65160, 10, clock|0x1a), answered(full, 65160, 10, clock|0x1a)}, Direct, false, ""},
-		{"a small window", []sample{answered(full, 2, 10, 3)}, Direct, false, ""},
-		{"one of a pool is a proxy", []sample{answered(full, 65160, 10, clock), answered(full, 0, 5, clock)}, Proxied, false, "with window 0"},
+		{"SYNPROXY behind the repair of its window", []sample{answered(full, 1, 10, clock|0x1a)}, Proxied, "window 1"},
+		{"SYNPROXY without timestamps", []sample{answered(onlyMSS, 0, 10, 0), answered(onlyMSS, 0, 5, 0)}, Proxied, "window 0"},
+		{"a small window", []sample{answered(full, 2, 10, 3)}, Direct, ""},
+		{"one of a pool is a proxy", []sample{answered(full, 65160, 10, clock), answered(full, 0, 5, clock)}, Proxied, "with window 0"},
 	} {
 		got := classify(tt.samples, familyIPv4, limit{})
 		notes := strings.Join(got.Notes, "\n")
 		silent := tt.note != "" || tt.verdict == Proxied || notes == ""
-		if got.Verdict != tt.verdict || got.SYNCookies != tt.cookies || !strings.Contains(notes, tt.note) || !silent {
-			t.Errorf("%s: %s, cookies %t, notes %q; want %s, %t, %q", tt.name, got.Verdict, got.SYNCookies, notes, tt.verdict, tt.cookies, tt.note)
+		if got.Verdict != tt.verdict || !strings.Contains(notes, tt.note) || !silent {
+			t.Errorf("%s: %s, notes %q; want %s, %q", tt.name, got.Verdict, notes, tt.verdict, tt.note)
 		}
 	}
 }
@@ -222,6 +212,29 @@ func TestMergeOptions(t *testing.T) {
 	} {
 		if diff := cmp.Diff(tt.want, mergeOptions(tt.answers, tt.family)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
+func TestIsCookie(t *testing.T) {
+	at := func(verdict Verdict, offered, answered uint32) sample {
+		return sample{verdict: verdict, sent: Segment{Seq: offered}, answer: Segment{Seq: answered}}
+	}
+	for _, tt := range []struct {
+		name          string
+		first, second sample
+		want          bool
+	}{
+		{"both advance alike", at(Direct, 1000, 77), at(Direct, 5000, 4077), true},
+		{"backwards, round zero", at(Direct, 5, 4), at(Direct, 0xfffffff0, 0xffffffef), true},
+		{"a clock", at(Direct, 1000, 77), at(Direct, 5000, 15702), false},
+		{"constant", at(Direct, 1000, 77), at(Direct, 5000, 77), false},
+		{"asked the same", at(Direct, 1000, 77), at(Direct, 1000, 77), false},
+		{"then refused", at(Direct, 1000, 77), at(Refused, 5000, 4077), false},
+		{"then nothing", at(Direct, 1000, 0), at(NoReply, 1000, 0), false},
+	} {
+		if got := isCookie(tt.first, tt.second); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
 		}
 	}
 }

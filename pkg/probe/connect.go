@@ -44,11 +44,7 @@ func (r *run) connect(ctx context.Context) error {
 		r.finish(h.asked)
 	}
 	for _, a := range r.all {
-		if a.finished {
-			continue
-		}
-		if !a.result.Verdict.Usable() || ctx.Err() != nil {
-			r.finish(a)
+		if a.finished || ctx.Err() != nil {
 			continue
 		}
 		for open >= maxConnections {

@@ -20,7 +20,7 @@ type Target struct {
 
 // Config says how to ask. The zero value is ready to use.
 type Config struct {
-	// Count is the number of samples for each target, 1 to 64. Zero means 3.
+	// Count is the number of samples for each target, 1 to 64. Zero means 3. Servers that answer are asked once more.
 	Count int
 	// Timeout is how long to wait for each answer, and for each connection. Zero means one second.
 	Timeout time.Duration
@@ -78,8 +78,8 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Probe asks all targets and returns one result for each, in the same order. It takes the longer of Timeout and the time that
-// Rate allows, and with Connect about BannerWait more. All its sockets belong to the network namespace of the calling thread.
+// Probe asks all targets and returns one result for each, in the same order. A server that has answered gets one more SYN, which
+// shows whether it uses SYN cookies. It all takes about Timeout and the time that Rate allows, and with Connect about BannerWait more. All its sockets belong to the network namespace of the calling thread.
 //
 // A target that cannot be reached is a result, not an error. The error is not nil only when nothing could be asked at all: it
 // is [ErrConfig] for bad values, [os.ErrNotExist] for an unknown interface, [os.ErrPermission] without CAP_NET_RAW, and ctx's error
@@ -114,6 +114,9 @@ func Probe(ctx context.Context, cfg Config, targets []Target) ([]Result, error) 
 	if err := r.ask(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.repeat(ctx); err != nil {
+		return nil, err
+	}
 	r.conclude()
 	if cfg.Connect {
 		if err := r.connect(ctx); err != nil {
@@ -136,7 +139,10 @@ type asked struct {
 	weight  int // targets that name it
 	// finished is set once the targets that name it have been reported as done.
 	finished bool
-	result   Result
+	// repeat is sent after the samples, if a server has answered; cookies is what it shows.
+	repeat  *flight
+	cookies bool
+	result  Result
 }
 
 // named returns the result for one of the targets that share it.

@@ -2,12 +2,11 @@ package probe
 
 import (
 	"context"
-	crand "crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,133 +30,6 @@ type run struct {
 	queue    []*flight // in the order of sending
 }
 
-// flight is one sample on its way.
-type flight struct {
-	asked   *asked
-	index   int
-	segment Segment
-	sent    time.Time
-	done    bool
-}
-
-// offeredScales are the window scales of successive samples, which differ in as many bits as possible so that cookies which
-// echo them are told from clocks.
-var offeredScales = [...]uint8{10, 5, 9, 6, 12, 3, 11, 4}
-
-// open reserves the ports, makes up the segments, and opens the sockets whose filters know them all.
-func (r *run) open() error {
-	r.ports = map[netip.Addr][]uint16{}
-	want := map[string]*expected{}
-	seqs, err := randomWords(2 * len(r.all) * r.cfg.Count)
-	if err != nil {
-		return err
-	}
-	for i := range r.cfg.Count {
-		for _, a := range r.all {
-			if a.open == 0 {
-				continue
-			}
-			port, err := r.port(a.path.source, i)
-			if err != nil {
-				return err
-			}
-			f := &flight{asked: a, index: i, segment: offer(a, i, port, seqs[0], seqs[1])}
-			seqs = seqs[2:]
-			r.queue = append(r.queue, f)
-			r.flights[flightKey{a.addr, port}] = f
-			name := familyName(a.addr.Addr())
-			if want[name] == nil {
-				want[name] = &expected{}
-			}
-			want[name].seqs = append(want[name].seqs, f.segment.Seq)
-		}
-	}
-	r.sockets = map[string]*rawSocket{}
-	for source, ports := range r.ports {
-		want[familyName(source)].ports = append(want[familyName(source)].ports, ports...)
-	}
-	for name, expect := range want {
-		if err := r.openFamily(name, *expect); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *run) openFamily(family string, want expected) error {
-	tcp, err := openRaw(family, protocolTCP, tcpFilter(family, want), decodeTCP)
-	if err != nil {
-		return err
-	}
-	r.sockets[family] = tcp
-	r.opened = append(r.opened, tcp)
-	protocol := unix.IPPROTO_ICMP
-	if family == familyIPv6 {
-		protocol = unix.IPPROTO_ICMPV6
-	}
-	icmp, err := openRaw(family, protocol, icmpFilter(family, want), decodeICMP)
-	if err != nil {
-		return err
-	}
-	r.opened = append(r.opened, icmp)
-	return nil
-}
-
-// offer makes up the SYN of one sample. It offers everything, because a server answers only to options that it was offered.
-func offer(a *asked, index int, port uint16, seq, tsval uint32) Segment {
-	mss := uint16(min(max(a.path.mtu-headers(familyName(a.addr.Addr())), 536), 0xffff))
-	scale := offeredScales[index%len(offeredScales)]
-	return Segment{
-		SrcPort: port, DstPort: a.addr.Port(), Seq: seq, Flags: SYN, Window: 64240, TSVal: tsval,
-		Options: Options{MSS: &mss, WScale: &scale, SACKPerm: true, Timestamps: true},
-	}
-}
-
-// randomWords returns numbers that nobody can guess, as those that an answer must echo have to be.
-func randomWords(n int) ([]uint32, error) {
-	b := make([]byte, 4*n)
-	if _, err := crand.Read(b); err != nil {
-		return nil, fmt.Errorf("random numbers: %w", err)
-	}
-	words := make([]uint32, n)
-	for i := range words {
-		words[i] = binary.NativeEndian.Uint32(b[4*i:])
-	}
-	return words, nil
-}
-
-// port returns the port of the given sample number on a source address. The samples of one target differ in their ports, so that no
-// state of an earlier one, at the server or in a firewall, meets the next; different targets share them.
-func (r *run) port(source netip.Addr, index int) (uint16, error) {
-	for len(r.ports[source]) <= index {
-		fd, port, err := reserve(source)
-		if err != nil {
-			return 0, fmt.Errorf("reserve a port on %s: %w", source, err)
-		}
-		r.reserved = append(r.reserved, fd)
-		r.ports[source] = append(r.ports[source], port)
-	}
-	return r.ports[source][index], nil
-}
-
-// reserve binds a TCP socket that never listens nor connects. So no other program gets the port, and the kernel finds nobody for the
-// SYN+ACK and answers it with the RST that frees the server's memory.
-func reserve(source netip.Addr) (fd int, port uint16, err error) {
-	fd, err = unix.Socket(domain(source), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, 0, err
-	}
-	name := unix.Sockaddr(nil)
-	if err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(source, 0))); err == nil {
-		name, err = unix.Getsockname(fd)
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return 0, 0, err
-	}
-	return fd, fromSockaddr(name).Port(), nil
-}
-
 func (r *run) close() {
 	for _, s := range r.opened {
 		s.close()
@@ -170,12 +42,13 @@ func (r *run) close() {
 	}
 }
 
-// ask sends all SYN segments at the rate and waits until each is answered or given up.
+// ask sends the segments of the queue at the rate and waits until each is answered or given up.
 func (r *run) ask(ctx context.Context) error {
 	arrivals := make(chan arrival, 256)
 	stop := make(chan struct{})
 	var receivers sync.WaitGroup
 	for _, s := range r.opened {
+		_ = s.file.SetReadDeadline(time.Time{})
 		receivers.Go(func() { s.listen(arrivals, stop) })
 	}
 	defer receivers.Wait()
@@ -251,13 +124,45 @@ func (r *run) expire(waiting []*flight, sent int, now time.Time) []*flight {
 
 // settle stores what became of a sample.
 func (r *run) settle(f *flight, s sample) {
+	a := f.asked
 	s.sent = f.segment
 	f.done = true
-	f.asked.samples = append(f.asked.samples, s)
-	f.asked.open--
-	if f.asked.open == 0 && !r.cfg.Connect {
-		r.finish(f.asked)
+	if f.earlier != nil {
+		a.cookies = isCookie(*f.earlier, s)
+		return
 	}
+	a.samples = append(a.samples, s)
+	a.open--
+	usable := slices.ContainsFunc(a.samples, func(s sample) bool { return s.verdict.Usable() })
+	if a.open == 0 && (!usable || !r.cfg.Connect) {
+		r.finish(a)
+	}
+}
+
+// firstDirect returns the first sample that a server answered, or nil.
+func (a *asked) firstDirect() *sample {
+	i := slices.IndexFunc(a.samples, func(s sample) bool { return s.verdict == Direct })
+	if i < 0 {
+		return nil
+	}
+	return &a.samples[i]
+}
+
+// repeat asks every server once more from a port that it has answered to, with another sequence number, to find SYN cookies. The
+// kernel's RST to the first answer has gone ahead, so that the server has forgotten the first question.
+func (r *run) repeat(ctx context.Context) error {
+	r.queue = nil
+	for _, a := range r.all {
+		first := a.firstDirect()
+		if first == nil {
+			continue
+		}
+		f := a.repeat
+		f.earlier, f.segment.SrcPort = first, first.sent.SrcPort
+		r.queue = append(r.queue, f)
+		r.flights[f.key()] = f
+	}
+	return r.ask(ctx)
 }
 
 // finish reports the targets that share a as done.
@@ -290,6 +195,10 @@ func (r *run) conclude() {
 	for _, a := range r.all {
 		a.result = classify(a.samples, familyName(a.addr.Addr()), a.path.limit)
 		a.result.Local = a.path.local
+		if a.cookies {
+			a.result.SYNCookies = true
+			a.result.note("the server is answering with SYN cookies")
+		}
 	}
 }
 
