@@ -57,7 +57,7 @@ func (r Rule) sorted() []Match {
 
 // quote writes a word so that iptables-restore reads it as one.
 func quote(word string) string {
-	if word != "" && !strings.ContainsAny(word, " \t\"'\\#") {
+	if word != "" && !strings.ContainsAny(word, " \t\r\n\"'\\#") {
 		return word
 	}
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(word) + `"`
