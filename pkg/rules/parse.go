@@ -14,10 +14,19 @@ var errForeign = errors.New("not one of our rules")
 
 // ParseRule reads the words of a rule after "-A CHAIN" into matches and target.
 // What it does not know is no error: the rule comes back with Foreign set.
+// An unclosed quotation mark is one, and a line break outside of quotes.
 func ParseRule(family Family, table Table, chain, spec string) (Rule, error) {
+	rule, err := parseRule(family, table, chain, spec)
+	if err != nil {
+		return Rule{}, fmt.Errorf("rule %.200q: %w", spec, err)
+	}
+	return rule, nil
+}
+
+func parseRule(family Family, table Table, chain, spec string) (Rule, error) {
 	words, err := split(spec)
 	if err != nil {
-		return Rule{}, fmt.Errorf("rule %q: %w", spec, err)
+		return Rule{}, err
 	}
 	rule := Rule{Family: family, Table: table, Chain: chain}
 	p := parser{words: words, family: family, rule: &rule}
@@ -184,9 +193,18 @@ func (p *parser) extension() error {
 		if err != nil {
 			return err
 		}
+		if !validComment(value) {
+			return errForeign
+		}
 		return p.match(Comment{value})
 	}
 	return errForeign
+}
+
+// validComment reports whether a [Comment] can hold the text.
+func validComment(text string) bool {
+	control := func(r rune) bool { return r < ' ' || r == 0x7f }
+	return text != "" && len(text) <= 255 && !strings.ContainsFunc(text, control)
 }
 
 // value takes exactly the given option and returns its value.

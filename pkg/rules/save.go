@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -20,91 +21,148 @@ type Dump struct {
 	Chains []Chain
 }
 
-// chain finds a chain, nil if it is not there.
-func (d *Dump) chain(table Table, name string) *Chain {
-	for i := range d.Chains {
-		if c := &d.Chains[i]; c.Table == table && c.Name == name {
-			return c
-		}
-	}
-	return nil
-}
-
 // ParseSave reads the output of iptables-save or ip6tables-save, with or without
 // counters, of the nft and the legacy variant; or that of "iptables -S", whose
 // one table is then given. Rules that this package has no types for are kept
-// word for word. A line that is neither is an error that names it.
+// word for word. A line that is neither is an error that names it, and so is a
+// table without its end. The error wraps [ErrIncompatible] if iptables says that
+// it cannot show a table that this package uses.
 func ParseSave(family Family, table Table, text []byte) (Dump, error) {
-	d := Dump{Family: family}
-	n := 0
-	for line := range strings.Lines(string(text)) {
-		n++
-		line = strings.TrimRight(line, "\r\n")
-		var err error
-		switch {
-		case line == "" || line == "COMMIT":
-		case line[0] == '#':
-			err = incompatible(line)
-		case line[0] == '*':
-			table = Table(line[1:])
-		default:
-			err = d.add(table, line)
+	r := saveReader{dump: Dump{Family: family}, given: table, table: table, at: map[chainID]int{}}
+	rest, first := string(text), 1
+	for rest != "" {
+		line := logicalLine(rest)
+		rest = rest[len(line):]
+		if err := r.line(strings.TrimRight(line, "\r\n")); err != nil {
+			return Dump{}, fmt.Errorf("line %d of the rules: %w", first, err)
 		}
-		if err != nil {
-			return Dump{}, fmt.Errorf("line %d of the rules: %w", n, err)
-		}
+		first += strings.Count(line, "\n")
 	}
-	return d, nil
+	if r.open {
+		return Dump{}, fmt.Errorf("line %d of the rules: table %s has no end", first, r.table)
+	}
+	return r.dump, nil
 }
 
-// incompatible finds the comment by which iptables-nft-save (1.8.x) says that
-// it does not show a table, because nft put something into it that iptables
-// cannot print. The rules must not be judged without seeing them.
-func incompatible(comment string) error {
-	if strings.Contains(comment, "is incompatible, use 'nft' tool") {
-		return fmt.Errorf("%w: %s", ErrIncompatible, strings.TrimSpace(strings.TrimLeft(comment, "# ")))
+// logicalLine returns the first line of text: of a rule all of it, since its
+// comment may hold line breaks.
+func logicalLine(text string) string {
+	isRule := text[0] == '[' || strings.HasPrefix(text, "-A")
+	end, inQuotes := 0, false
+	for part := range strings.Lines(text) {
+		end += len(part)
+		inQuotes = isRule && unclosed(part, inQuotes)
+		if !inQuotes {
+			break
+		}
 	}
-	return nil
+	return text[:end]
 }
 
-func (d *Dump) add(table Table, line string) error {
-	if line[0] == '[' { // packet and byte counters
+// saveReader collects what the lines say.
+type saveReader struct {
+	dump  Dump
+	given Table // of lines outside of a table
+	table Table
+	open  bool            // "*table" has come, and COMMIT has not
+	at    map[chainID]int // positions in dump.Chains
+}
+
+func (r *saveReader) line(line string) error {
+	switch {
+	case line == "":
+		return nil
+	case line[0] == '#':
+		return incompatible(line)
+	case line[0] == '*' && r.open:
+		return fmt.Errorf("%q: table %s has no end", line, r.table)
+	case line == "*":
+		return fmt.Errorf("%q: a table without a name", line)
+	case line[0] == '*':
+		r.table, r.open = Table(line[1:]), true
+		return nil
+	case line == "COMMIT" && r.open:
+		r.table, r.open = r.given, false
+		return nil
+	case line[0] == '[': // packet and byte counters
 		_, rest, ok := strings.Cut(line, "] ")
 		if !ok {
 			return fmt.Errorf("%q: counters without an end", line)
 		}
 		line = rest
 	}
-	command, rest, _ := strings.Cut(line, " ")
-	name, rest, _ := strings.Cut(rest, " ")
-	switch {
-	case strings.HasPrefix(command, ":"):
-		d.Chains = append(d.Chains, Chain{Table: table, Name: command[1:], Policy: name})
-		return d.named(command[1:], line)
-	case command == "-P":
-		d.Chains = append(d.Chains, Chain{Table: table, Name: name, Policy: rest})
-		return d.named(name, line)
-	case command == "-N":
-		d.Chains = append(d.Chains, Chain{Table: table, Name: name, Policy: "-"})
-		return d.named(name, line)
-	case command == "-A":
-		c := d.chain(table, name)
-		if c == nil {
-			return fmt.Errorf("%q: no chain %q in table %s", line, name, table)
-		}
-		rule, err := ParseRule(d.Family, table, name, rest)
-		if err != nil {
-			return err
-		}
-		c.Rules = append(c.Rules, rule)
-		return nil
-	}
-	return fmt.Errorf("%q: not a line of iptables-save", line)
+	return r.command(line)
 }
 
-func (d *Dump) named(name, line string) error {
-	if name == "" {
-		return fmt.Errorf("%q: a chain without a name", line)
+// incompatible finds the comment by which iptables-nft-save (1.8.x) says that
+// it does not show a table, because nft put something into it that iptables
+// cannot print. Rules that could be ours must not be judged without seeing them.
+func incompatible(comment string) error {
+	for _, t := range tables {
+		if strings.Contains(comment, fmt.Sprintf("`%s' is incompatible, use 'nft' tool", t)) {
+			return fmt.Errorf("%w: %s", ErrIncompatible, strings.TrimSpace(strings.TrimLeft(comment, "# ")))
+		}
 	}
+	return nil
+}
+
+func (r *saveReader) command(line string) error {
+	command, rest, _ := strings.Cut(line, " ")
+	name, rest, _ := strings.Cut(rest, " ")
+	var err error
+	switch {
+	case strings.HasPrefix(command, ":"):
+		err = r.chain(command[1:], name)
+	case command == "-P":
+		err = r.chain(name, rest)
+	case command == "-N":
+		err = r.chain(name, "-")
+	case command == "-A":
+		err = r.rule(name, rest)
+	case command == "COMMIT":
+		err = errOutside
+	default:
+		err = errors.New("not a line of iptables-save")
+	}
+	if err != nil {
+		return fmt.Errorf("%.200q: %w", line, err)
+	}
+	return nil
+}
+
+var errOutside = errors.New("outside of a table")
+
+func (r *saveReader) chain(name, policy string) error {
+	id := chainID{table: r.table, name: name}
+	_, known := r.at[id]
+	switch {
+	case r.table == "":
+		return errOutside
+	case name == "":
+		return errors.New("a chain without a name")
+	case policy == "":
+		return errors.New("a chain without a policy")
+	case known:
+		return fmt.Errorf("chain %q for the second time", name)
+	}
+	r.at[id] = len(r.dump.Chains)
+	r.dump.Chains = append(r.dump.Chains, Chain{Table: r.table, Name: name, Policy: policy})
+	return nil
+}
+
+func (r *saveReader) rule(chain, spec string) error {
+	i, known := r.at[chainID{table: r.table, name: chain}]
+	switch {
+	case r.table == "":
+		return errOutside
+	case !known:
+		return fmt.Errorf("no chain %q in table %s", chain, r.table)
+	}
+	rule, err := parseRule(r.dump.Family, r.table, chain, spec)
+	if err != nil {
+		return err
+	}
+	c := &r.dump.Chains[i]
+	c.Rules = append(c.Rules, rule)
 	return nil
 }
