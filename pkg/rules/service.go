@@ -87,7 +87,7 @@ func (s Service) ThirdACK() Repair {
 	switch {
 	case s.First == FirstClient:
 		return RepairDrop
-	case s.SynCookies:
+	case false:
 		return RepairNotrack
 	default:
 		return RepairStrip
