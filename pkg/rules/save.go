@@ -114,7 +114,8 @@ func (r *saveReader) command(line string) error {
 	case strings.HasPrefix(command, ":"):
 		err = r.chain(command[1:], name)
 	case command == "-P":
-		err = r.chain(name, rest)
+		policy, _, _ := strings.Cut(rest, " ") // counters may follow
+		err = r.chain(name, policy)
 	case command == "-N":
 		err = r.chain(name, "-")
 	case command == "-A":

@@ -88,7 +88,7 @@ func TestParseSave(t *testing.T) {
 
 // iptables -S lists one table, the built-in chains first.
 func TestParseSaveList(t *testing.T) {
-	const text = `-P PREROUTING ACCEPT
+	const text = `-P PREROUTING ACCEPT -c 12 3456
 -P OUTPUT DROP
 -N SYNPROXYCTL_PRE
 -N theirs
