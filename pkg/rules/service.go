@@ -87,7 +87,7 @@ func (s Service) ThirdACK() Repair {
 	switch {
 	case s.First == FirstClient:
 		return RepairDrop
-	case false:
+	case s.SynCookies:
 		return RepairNotrack
 	default:
 		return RepairStrip
