@@ -22,7 +22,7 @@ type Options struct {
 // include/net/tcp.h.
 const minMSS = 88
 
-func (o Options) validate() error {
+func (o Options) faults() []error {
 	var errs []error
 	if o.MSS != nil && *o.MSS < minMSS {
 		errs = append(errs, fmt.Errorf("mss %d: less than %d", *o.MSS, minMSS))
@@ -30,7 +30,7 @@ func (o Options) validate() error {
 	if o.WScale != nil && *o.WScale > 14 {
 		errs = append(errs, fmt.Errorf("wscale %d: more than 14 (RFC 7323)", *o.WScale))
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // Repair is how the third ACK of the proxy's handshake with the backend is
@@ -94,7 +94,7 @@ func (s Service) ThirdACK() Repair {
 	}
 }
 
-func (s Service) validate() error {
+func (s Service) faults() []error {
 	var errs []error
 	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	a := s.Destination.Addr()
@@ -130,7 +130,7 @@ func (s Service) validate() error {
 	default:
 		add("first speaker %q: neither client nor server", s.First)
 	}
-	return errors.Join(append(errs, s.Options.validate())...)
+	return append(errs, s.Options.faults()...)
 }
 
 // validInterface applies the kernel's rule for names (dev_valid_name in
@@ -162,14 +162,14 @@ type Policy struct {
 func (p Policy) Validate() error {
 	var errs []error
 	for i, s := range p.Services {
-		if err := s.validate(); err != nil {
-			errs = append(errs, fmt.Errorf("service %s: %w", s, err))
-			continue
-		}
+		faults := s.faults()
 		for _, t := range p.Services[:i] {
 			if s.Port == t.Port && s.Destination.Overlaps(t.Destination) {
-				errs = append(errs, fmt.Errorf("service %s: overlaps with %s", s, t))
+				faults = append(faults, fmt.Errorf("overlaps with %s", t))
 			}
+		}
+		for _, fault := range faults {
+			errs = append(errs, fmt.Errorf("service %s: %w", s, fault))
 		}
 	}
 	return errors.Join(errs...)

@@ -1,0 +1,117 @@
+package rules
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// stock is what a Linux server of today announces.
+func stock(mss uint16) Options {
+	return Options{MSS: &mss, WScale: ptr[uint8](10), SACKPerm: true, Timestamps: true}
+}
+
+func goldenPolicies() map[string]Policy {
+	v4, v6 := pfx("192.0.2.1/32"), pfx("2001:db8::1/128")
+	many := Policy{}
+	for i := range 4 {
+		for _, base := range []netip.Addr{v4.Addr(), v6.Addr()} {
+			b := base.AsSlice()
+			b[len(b)-1] += byte(i)
+			a, _ := netip.AddrFromSlice(b)
+			many.Services = append(many.Services, Service{
+				Destination: netip.PrefixFrom(a, a.BitLen()), Port: uint16(80 + i), Options: stock(1460),
+				Hook: []Hook{Forward, Input}[i%2], First: []First{FirstClient, FirstServer, FirstUnknown, FirstUnknown}[i], SynCookies: i == 3,
+			})
+		}
+	}
+	return map[string]Policy{
+		"routed-ipv4-client-first": {[]Service{{Destination: v4, Port: 443, Hook: Forward, Options: stock(1460), First: FirstClient}}},
+		"routed-ipv6-server-first": {[]Service{{Destination: v6, Port: 22, Hook: Forward, Options: stock(1440), First: FirstServer}}},
+		"local-ipv4":               {[]Service{{Destination: v4, Port: 8080, Hook: Input, Options: stock(1460)}}},
+		"local-ipv6-syn-cookies":   {[]Service{{Destination: v6, Port: 80, Hook: Input, Options: stock(1440), SynCookies: true}}},
+		"two-interfaces": {[]Service{{
+			Destination: v4, Port: 80, Hook: Forward, Options: Options{MSS: ptr[uint16](536)}, Interfaces: []string{"wan1", "wan0"},
+		}}},
+		"prefix": {[]Service{{Destination: pfx("198.51.100.0/24"), Port: 80, Hook: Forward}}},
+		"many":   many,
+	}
+}
+
+func TestPolicyRulesGolden(t *testing.T) {
+	for name, p := range goldenPolicies() {
+		t.Run(name, func(t *testing.T) {
+			if err := p.Validate(); err != nil {
+				t.Fatal(err)
+			}
+			var b strings.Builder
+			for _, r := range p.Rules() {
+				fmt.Fprintf(&b, "%s %-6s -A %s %s\n", r.Family, r.Table, r.Chain, r)
+			}
+			path := filepath.Join("testdata", name+".golden")
+			if *update {
+				if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), b.String()); diff != "" {
+				t.Errorf("go test -update writes it anew; -want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// Each rule must come back from its text, or verify would call it missing.
+func TestPolicyRulesParse(t *testing.T) {
+	for name, p := range goldenPolicies() {
+		for _, want := range p.Rules() {
+			got, err := ParseRule(want.Family, want.Table, want.Chain, want.String())
+			if diff := cmp.Diff(want, got, compareTypes); err != nil || diff != "" {
+				t.Errorf("%s: %s: %v; -want +got:\n%s", name, want, err, diff)
+			}
+		}
+	}
+}
+
+// Locally generated traffic comes in by lo, also the proxied SYN itself.
+func TestPolicyRulesNeverOnLoopback(t *testing.T) {
+	for name, p := range goldenPolicies() {
+		for _, r := range p.Rules() {
+			if _, jump := r.Target.(Jump); jump || r.Chain == chainOut || r.Target == Accept {
+				continue
+			}
+			held := slices.ContainsFunc(r.Matches, func(m Match) bool {
+				in, ok := m.(InInterface)
+				return ok && in.Not == (in.Name == "lo")
+			})
+			if !held {
+				t.Errorf("%s: %s %s: lo is not excluded: %s", name, r.Table, r.Chain, r)
+			}
+		}
+	}
+}
+
+func TestPolicyRulesNone(t *testing.T) {
+	if rs := (Policy{}).Rules(); len(rs) != 0 {
+		t.Errorf("no services, but rules: %v", rs)
+	}
+	if !(Policy{}).Ruleset().Empty() {
+		t.Error("the rule set of no service is not empty")
+	}
+	if goldenPolicies()["prefix"].Ruleset().Empty() {
+		t.Error("the rule set of a service is empty")
+	}
+}
