@@ -1,12 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +23,9 @@ type answer struct {
 	result any                        // for --json; its fields become those of the object
 	text   func(w io.Writer, p paint) // for people
 	no     bool                       // the honest no: exit 3
+	// relayed, if set, is the exit status of a process of ours that has printed
+	// the answer already.
+	relayed *int
 }
 
 // env is what commands work with.
@@ -32,36 +34,32 @@ type env struct {
 	resolver target.Resolver
 }
 
+// commands are all that there are.
+func commands() []command {
+	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, revertCommand}
+}
+
 // action does the work of one command.
 type action func(e env, c *cli.Context) (*answer, error)
 
 // run executes one command line and returns the exit status.
 func run(ctx context.Context, args []string, s streams) int {
-	e := env{streams: s, resolver: net.DefaultResolver}
+	l, err := parseLine(args, commands())
 	var got *answer
-	app := newApp(e, func(a *answer) { got = a })
-	words, err := permute(args, app)
 	if err == nil {
-		err = usageFault(app.RunContext(ctx, words))
+		got, err = l.do(ctx, env{streams: s, resolver: net.DefaultResolver})
 	}
 	asJSON := wantsJSON(args)
-	if asJSON && (got != nil || err != nil) {
-		var result any
-		if got != nil {
-			result = got.result
-		}
-		if werr := writeJSON(s.out, commandOf(args, app), result, err); werr != nil {
-			fmt.Fprintf(s.err, "synproxyctl: standard output: %v\n", werr)
-			return 1
-		}
-	} else if got != nil {
-		got.text(s.out, painter(s.out))
+	if err != nil && !asJSON {
+		writeError(s.err, err)
+	}
+	if werr := deliver(s.out, l.name(), asJSON, got, err); werr != nil {
+		writeError(s.err, protect.Errorf(protect.Failed, "give it somewhere to write; what the command itself did stands, see: synproxyctl status",
+			"standard output: %w", werr))
+		err = errors.Join(err, werr)
 	}
 	switch {
 	case err != nil:
-		if !asJSON {
-			writeError(s.err, err)
-		}
 		return exitStatus[protect.CodeOf(err)]
 	case got != nil && got.no:
 		return exitStatus[protect.No]
@@ -69,103 +67,69 @@ func run(ctx context.Context, args []string, s streams) int {
 	return 0
 }
 
-// wantsJSON looks for the flag in the raw words, since it must be heeded even
-// if the others make no sense.
-func wantsJSON(args []string) bool {
-	if i := slices.Index(args, "--"); i >= 0 {
-		args = args[:i]
-	}
-	return slices.ContainsFunc(args, func(a string) bool {
-		return a == "--json" || a == "-json" || a == "--json=true" || a == "-json=true"
-	})
-}
-
-// commandOf returns the command's name for the JSON output; empty if there is none.
-func commandOf(args []string, app *cli.App) string {
-	for _, a := range args {
-		if c := app.Command(a); c != nil {
-			return c.Name
+// deliver writes what a command found to standard output, in one piece if it
+// is short: one JSON object with the failure in it, or text for people.
+func deliver(out io.Writer, command string, asJSON bool, got *answer, failure error) error {
+	w := bufio.NewWriter(out)
+	switch {
+	case asJSON:
+		var result any
+		if got != nil {
+			result = got.result
 		}
+		if err := writeJSON(w, command, result, failure); err != nil {
+			return err
+		}
+	case got != nil:
+		got.text(w, painter(out))
 	}
-	return ""
-}
-
-// usageError marks what urfave/cli finds wrong with the flags.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
-// usageFault gives the library's own errors the contract's code.
-func usageFault(err error) error {
-	var u usageError
-	if errors.As(err, &u) {
-		return protect.Errorf(protect.Usage, "see synproxyctl --help", "%w", u.error)
-	}
-	return err
-}
-
-func newApp(e env, deliver func(*answer)) *cli.App {
-	app := &cli.App{
-		Name:            "synproxyctl",
-		Usage:           "SYN-flood protection with the kernel's SYNPROXY, done right",
-		Version:         version,
-		HideHelpCommand: true,
-		Writer:          e.out,
-		ErrWriter:       e.err,
-		Flags:           shared(),
-		ExitErrHandler:  func(*cli.Context, error) {}, // run decides about exits
-		Action: func(c *cli.Context) error {
-			if c.NumFlags() == 0 {
-				return cli.ShowAppHelp(c)
-			}
-			return protect.Errorf(protect.Usage, "see synproxyctl --help", "no command")
-		},
-	}
-	for _, c := range commands() {
-		app.Commands = append(app.Commands, c.cli(e, deliver))
-	}
-	return app
+	return w.Flush()
 }
 
 // command is one command of the tool.
 type command struct {
 	name, usage, args, help string
+	examples                string // command lines and what they are for; lines of at most 80 columns
 	flags                   []cli.Flag
 	do                      action
 }
 
-func (c command) cli(e env, deliver func(*answer)) *cli.Command {
-	return &cli.Command{
-		Name: c.name, Usage: c.usage, ArgsUsage: c.args, Description: strings.TrimSpace(c.help),
-		Flags:           append(c.flags, shared()...),
-		HideHelpCommand: true,
-		OnUsageError:    func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
-		Action: func(ctx *cli.Context) error {
-			if c.args == "" && ctx.Args().Present() {
-				return protect.Errorf(protect.Usage, "see synproxyctl "+c.name+" --help", "%s takes no arguments, but got %q", c.name, ctx.Args().First())
-			}
-			a, err := c.do(e, ctx)
-			if a != nil {
-				deliver(a)
-			}
-			return err
-		},
+// all returns the flags of the command and those that every command takes.
+func (c command) all() []cli.Flag { return append(c.flags[:len(c.flags):len(c.flags)], shared()...) }
+
+// do does what a line asks for.
+func (l line) do(ctx context.Context, e env) (*answer, error) {
+	switch {
+	case l.help:
+		return helpAnswer(l.command), nil
+	case l.version:
+		return versionAnswer(), nil
+	case l.command == nil:
+		return nil, protect.Errorf(protect.Usage, "give one of "+strings.Join(names(commands()), ", ")+"; or see synproxyctl --help", "no command")
+	case l.command.args == "" && len(l.args) > 0:
+		return nil, protect.Errorf(protect.Usage, l.seeHelp(), "%s takes no arguments, but got %s", l.command.name, quote(l.args[0]))
 	}
+	c, err := l.context(&cli.Context{Context: ctx})
+	if err != nil {
+		return nil, err
+	}
+	return l.command.do(e, c)
 }
 
 // shared are the flags that every command takes.
 func shared() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "json", DisableDefaultText: true, Usage: "print exactly one JSON object to standard output"},
-		&cli.DurationFlag{Name: "lock-timeout", Value: 10 * time.Second, Usage: "how long to wait for another instance"},
+		&cli.DurationFlag{Name: "lock-timeout", Value: 10 * time.Second, Usage: "how long to wait for another instance; 0: not at all"},
 	}
 }
 
 // host returns the host as the shared flags want it.
 func host(c *cli.Context) (*protect.Host, error) {
+	const longest = 24 * time.Hour
 	d := c.Duration("lock-timeout")
-	if d < 0 {
-		return nil, protect.Errorf(protect.Usage, "0 means not to wait", "--lock-timeout %v: negative", d)
+	if d < 0 || d > longest {
+		return nil, outOfRange("lock-timeout", d, "0s, which means not to wait, to 24h")
 	}
 	return &protect.Host{LockTimeout: d}, nil
 }

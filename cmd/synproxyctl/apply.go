@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -16,18 +17,26 @@ var applyCommand = command{
 	name: "apply", usage: "protect exactly the given services", args: "TARGET...",
 	help: `What is given replaces what was protected before; the same again changes nothing.
 TCP options that are not given are probed; a backend that does not answer stops everything before anything is touched.
+
 ` + targetHelp + `
-A prefix, such as 192.0.2.0/24:443, needs all options, or --probe-at.`,
+A prefix, such as 192.0.2.0/24:443, needs all four options, or --probe-at.`,
+	examples: `
+  synproxyctl apply 192.0.2.1:80,443 [2001:db8::1]:443 --dry-run
+  synproxyctl apply @services.txt --interface eth0
+  synproxyctl apply 192.0.2.0/24:443 --probe-at 192.0.2.7:443
+  synproxyctl apply 192.0.2.1:22 --mss 1460 --wscale 7 --sack-perm --timestamps \
+      --first server                                     without a probe
+`,
 	flags: append(probeFlags(),
-		&cli.StringSliceFlag{Name: "interface", Usage: "answer only SYNs that come in by this interface; may be repeated (default: all but lo)"},
-		&cli.StringFlag{Name: "hook", Value: "auto", Usage: "input for addresses of this machine, forward for others, auto by the routes"},
+		&cli.StringSliceFlag{Name: "interface", Usage: "answer only SYNs that come in by this interface, `IF`; may be repeated (default: all but lo)"},
+		&cli.StringFlag{Name: "hook", Value: "auto", Usage: "where packets to the service pass, `HOOK`: input (it is on this machine), forward, or auto to ask the routes"},
 		&cli.IntFlag{Name: "mss", DefaultText: "probed", Usage: "maximum segment size, 88 to 65495"},
 		&cli.IntFlag{Name: "wscale", DefaultText: "probed", Usage: "window scale, 0 to 14"},
-		&cli.BoolFlag{Name: "sack-perm", DisableDefaultText: true, Usage: "SACK permitted; --sack-perm=false: not"},
-		&cli.BoolFlag{Name: "timestamps", DisableDefaultText: true, Usage: "timestamps; --timestamps=false: none"},
-		&cli.StringFlag{Name: "first", Value: "auto", Usage: "who speaks first on a connection: client, server, or auto to find out by connecting"},
-		&cli.StringFlag{Name: "probe-at", Usage: "`ADDR:PORT` to ask for the options, instead of the target"},
-		&cli.StringFlag{Name: "backend", Value: "auto", Usage: "iptables (the host's own), iptables-nft, iptables-legacy, or auto: the one that the host's rules use"},
+		&cli.BoolFlag{Name: "sack-perm", DisableDefaultText: true, Usage: "announce SACK; --sack-perm=false: do not (default: probed)"},
+		&cli.BoolFlag{Name: "timestamps", DisableDefaultText: true, Usage: "announce timestamps; --timestamps=false: do not (default: probed)"},
+		&cli.StringFlag{Name: "first", Value: "auto", Usage: "`WHO` speaks first on a connection: client, server, or auto to find out by connecting"},
+		&cli.StringFlag{Name: "probe-at", Usage: "ask the server at `ADDR:PORT` for the options, instead of the target"},
+		&cli.StringFlag{Name: "backend", Value: "auto", Usage: "make the rules with `PROGRAM`: iptables-nft, iptables-legacy, or auto for what the host's rules use"},
 		&cli.BoolFlag{Name: "dry-run", DisableDefaultText: true, Usage: "only show what would be done"},
 		&cli.BoolFlag{Name: "diff", DisableDefaultText: true, Usage: "show each change"},
 		&cli.BoolFlag{Name: "no-verify", DisableDefaultText: true, Usage: "do not read back what was written"}),
@@ -64,6 +73,7 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 		wishes[i] = like
 		wishes[i].Name, wishes[i].Destination, wishes[i].Port = nameOf(t), t.Prefix, t.Port
 	}
+	cfg.Progress(0, len(wishes))
 	services, err := protect.Resolve(c.Context, cfg, wishes)
 	if err != nil {
 		return nil, err
@@ -91,7 +101,7 @@ func wishLike(c *cli.Context) (protect.Wish, error) {
 	if name := c.String("hook"); name != "auto" {
 		hook, err := rules.ParseHook(name)
 		if err != nil {
-			return w, protect.Errorf(protect.Usage, "give auto, input or forward", "--hook %q: not a hook", name)
+			return w, protect.Errorf(protect.Usage, "give auto, input or forward", "--hook %s: not a hook", quote(name))
 		}
 		w.Hook = hook
 	}
@@ -100,12 +110,12 @@ func wishLike(c *cli.Context) (protect.Wish, error) {
 	case string(rules.FirstClient), string(rules.FirstServer):
 		w.First = rules.First(name)
 	default:
-		return w, protect.Errorf(protect.Usage, "give auto, client or server", "--first %q: nobody", name)
+		return w, protect.Errorf(protect.Usage, "give auto, client or server", "--first %s: nobody", quote(name))
 	}
 	if c.IsSet("probe-at") {
 		at, err := netip.ParseAddrPort(c.String("probe-at"))
 		if err != nil || at.Port() == 0 {
-			return w, protect.Errorf(protect.Usage, "give an address and a port, as 192.0.2.1:443 or [2001:db8::1]:443", "--probe-at %q: not ADDR:PORT", c.String("probe-at"))
+			return w, protect.Errorf(protect.Usage, "give an address and a port, as 192.0.2.1:443 or [2001:db8::1]:443", "--probe-at %s: not ADDR:PORT", quote(c.String("probe-at")))
 		}
 		w.ProbeAt = at
 	}
@@ -151,7 +161,7 @@ func backendName(name string) (string, error) {
 		return "", protect.Errorf(protect.Unsupported, "use iptables-nft: it runs on the same kernel side",
 			"backend nftables: not in this version")
 	}
-	return "", protect.Errorf(protect.Usage, "give auto, iptables, iptables-nft or iptables-legacy", "--backend %q: not known", name)
+	return "", protect.Errorf(protect.Usage, "give auto, iptables, iptables-nft or iptables-legacy", "--backend %s: not known", quote(name))
 }
 
 func writeApplied(w io.Writer, p paint, a *protect.Applied, diff bool) {
@@ -178,7 +188,7 @@ func verifiedNote(a *protect.Applied) string {
 }
 
 func writeServices(w io.Writer, services []protect.Service) {
-	rows := [][]string{{"SERVICE", "HOOK", "INTERFACES", "FIRST", "OPTIONS", "SOURCE"}}
+	rows := [][]string{{"SERVICE", "HOOK", "INTERFACES", "FIRST", "MSS", "WSCALE", "SACK", "TS", "SOURCE"}}
 	for _, s := range services {
 		rows = append(rows, serviceRow(s))
 	}
@@ -203,5 +213,9 @@ func ruleLine(c protect.Change) string {
 	if c.Family == rules.IPv6 {
 		program = "ip6tables"
 	}
-	return fmt.Sprintf("%s -t %s -A %s %s", program, c.Table, c.Chain, printable(c.Rule))
+	verb := "-A"
+	if !strings.HasPrefix(c.Chain, rules.ChainPrefix) {
+		verb = "-I" // a jump stands first in its chain
+	}
+	return fmt.Sprintf("%s -t %s %s %s %s", program, c.Table, verb, c.Chain, printable(c.Rule))
 }

@@ -1,131 +1,237 @@
 package main
 
 import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/synproxyctl/synproxyctl/internal/protect"
 )
 
-// permute puts arguments into the order that urfave/cli v2 understands: the
-// command, its flags, "--", the rest. As it is, that library takes flags behind
-// the first positional argument for more of the same, silently.
-func permute(args []string, app *cli.App) ([]string, error) {
-	var command *cli.Command
-	var flags, rest []string
-	for i := 0; i < len(args); i++ {
-		arg := args[i]
+// line is a command line taken apart. The library does not do it, since it
+// takes flags behind the first argument for arguments, silently.
+type line struct {
+	command       *command // nil if none is named
+	flags         []given
+	args          []string
+	help, version bool
+}
+
+// given is a flag and its value.
+type given struct{ name, value string }
+
+// parseLine takes a command line apart. Flags may stand anywhere behind their
+// command, those that all commands share anywhere at all. With an error it
+// returns what it has understood until then.
+func parseLine(words []string, known []command) (line, error) {
+	var l line
+	for len(words) > 0 {
+		word := words[0]
+		words = words[1:]
 		switch {
-		case arg == "--":
-			rest = append(rest, args[i+1:]...)
-			i = len(args)
-		case len(arg) > 1 && arg[0] == '-':
-			name, _, inline := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-			takes, err := takesValue(app, command, name, arg)
+		case word == "--":
+			l.args, words = append(l.args, words...), nil
+		case len(word) > 1 && word[0] == '-':
+			used, err := l.flag(word, words)
 			if err != nil {
-				return nil, err
+				return l, err
 			}
-			flags = append(flags, arg)
-			if takes && !inline {
-				if i++; i == len(args) {
-					return nil, protect.Errorf(protect.Usage, seeHelp(command), "flag %s needs a value", arg)
-				}
-				flags = append(flags, args[i])
-			}
-		case command == nil:
-			if command = app.Command(arg); command == nil {
-				return nil, protect.Errorf(protect.Usage, suggest(arg, commandNames(app), "see synproxyctl --help"), "unknown command %q", arg)
-			}
+			words = words[used:]
+		case l.command != nil:
+			l.args = append(l.args, word)
+		case word == "help":
+			l.help = true
+		case word == "version":
+			l.version = true
 		default:
-			rest = append(rest, arg)
+			i := slices.IndexFunc(known, func(c command) bool { return c.name == word })
+			if i < 0 {
+				return l, protect.Errorf(protect.Usage, suggest(word, "", names(known), "see synproxyctl --help"), "unknown command %s", quote(word))
+			}
+			l.command = &known[i]
 		}
 	}
-	out := []string{app.Name}
-	if command != nil {
-		out = append(out, command.Name)
-	}
-	out = append(out, flags...)
-	if len(rest) > 0 {
-		out = append(append(out, "--"), rest...)
-	}
-	return out, nil
+	return l, nil
 }
 
-// takesValue reports whether a flag is followed by a value. Before the command
-// is known, the flags that all commands share are.
-func takesValue(app *cli.App, command *cli.Command, name, arg string) (bool, error) {
-	known := app.Flags
-	if command != nil {
-		known = command.Flags
+// name returns the name of the command for the JSON output; empty if there is none.
+func (l line) name() string {
+	switch {
+	case l.help:
+		return "help"
+	case l.version:
+		return "version"
+	case l.command != nil:
+		return l.command.name
 	}
-	if slices.Contains([]string{"h", "help", "version"}, name) {
-		return false, nil
-	}
-	var names []string
-	for _, f := range known {
-		if slices.Contains(f.Names(), name) {
-			_, boolean := f.(*cli.BoolFlag)
-			return !boolean, nil
-		}
-		names = append(names, f.Names()...)
-	}
-	what := "unknown flag"
-	if command != nil {
-		what = command.Name + ": unknown flag"
-	}
-	return false, protect.Errorf(protect.Usage, suggest(name, names, seeHelp(command)), "%s %s", what, arg)
+	return ""
 }
 
-func seeHelp(command *cli.Command) string {
-	if command == nil {
+// seeHelp is the hint where nothing better can be said.
+func (l line) seeHelp() string {
+	if l.command == nil {
 		return "see synproxyctl --help"
 	}
-	return "see synproxyctl " + command.Name + " --help"
+	return "see synproxyctl " + l.command.name + " --help"
 }
 
-func commandNames(app *cli.App) []string {
-	var names []string
-	for _, c := range app.Commands {
-		names = append(names, c.Name)
+// known returns the flags that may stand where the line has got to.
+func (l line) known() []cli.Flag {
+	if l.command == nil {
+		return shared()
 	}
-	return names
+	return l.command.all()
 }
 
-// suggest names what was probably meant, if one name is near; else the fallback.
-func suggest(word string, names []string, fallback string) string {
-	best, near := "", 3
-	for _, name := range names {
-		if d := distance(word, name); d < near {
-			best, near = name, d
+func (l line) find(name string) cli.Flag {
+	for _, f := range l.known() {
+		if slices.Contains(f.Names(), name) {
+			return f
 		}
 	}
-	if best == "" {
-		return fallback
-	}
-	if len(best) > 1 && !slices.Contains(names, "apply") {
-		best = "--" + best
-	}
-	return "did you mean " + best + "?"
+	return nil
 }
 
-// distance is the Levenshtein distance of two words, in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+// flag takes a flag, and its value if that is in the words behind it; used is
+// how many of those that are.
+func (l *line) flag(word string, behind []string) (used int, err error) {
+	name, value, inline := strings.Cut(undash(word), "=")
+	switch name {
+	case "h", "help":
+		l.help = true
+		return 0, nil
+	case "version":
+		l.version = true
+		return 0, nil
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
+	f := l.find(name)
+	if f == nil {
+		return 0, l.unknown(name)
+	}
+	_, boolean := f.(*cli.BoolFlag)
+	switch {
+	case inline:
+	case boolean:
+		value = "true"
+	case len(behind) > 0 && !l.isFlag(behind[0]):
+		value, used = behind[0], 1
+	}
+	if value == "" {
+		return 0, protect.Errorf(protect.Usage, "--"+name+": "+usageOf(f), "flag --%s needs a value", name)
+	}
+	if value, err = canonical(f, value); err != nil {
+		return 0, protect.Errorf(protect.Usage, "--"+name+": "+usageOf(f), "--%s %s: %w", name, quote(value), err)
+	}
+	l.flags = append(l.flags, given{name, value})
+	return used, nil
+}
+
+// isFlag tells a flag from a value that begins with a dash, such as -1.
+func (l line) isFlag(word string) bool {
+	name, _, _ := strings.Cut(undash(word), "=")
+	return strings.HasPrefix(word, "-") && l.find(name) != nil
+}
+
+func undash(word string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(word, "-"), "-")
+}
+
+func (l line) unknown(name string) error {
+	var near []string
+	for _, f := range l.known() {
+		near = append(near, f.Names()...)
+	}
+	of := ""
+	if l.command != nil {
+		of = l.command.name + ": "
+	}
+	return protect.Errorf(protect.Usage, suggest(name, "--", near, l.seeHelp()), "%sunknown flag %s", of, quote("--"+name))
+}
+
+// canonical returns a value in the form that the library understands. Numbers
+// are decimal: to it, 010 were 8.
+func canonical(f cli.Flag, value string) (string, error) {
+	switch f.(type) {
+	case *cli.BoolFlag:
+		if _, err := strconv.ParseBool(value); err != nil {
+			return value, errors.New("neither true nor false")
+		}
+	case *cli.IntFlag:
+		n, err := strconv.Atoi(value)
+		if errors.Is(err, strconv.ErrRange) {
+			return value, errors.New("out of range")
+		}
+		if err != nil {
+			return value, errors.New("not a whole number")
+		}
+		return strconv.Itoa(n), nil
+	case *cli.DurationFlag:
+		if _, err := time.ParseDuration(value); err != nil {
+			return value, errors.New("not a time with its unit, such as 500ms, 2s or 1m")
 		}
 	}
-	return row[len(b)]
+	return value, nil
+}
+
+// context hands the line to the library, whose typed access to flags the
+// commands use.
+func (l line) context(parent *cli.Context) (*cli.Context, error) {
+	set := flag.NewFlagSet(l.command.name, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	for _, f := range l.command.all() {
+		if err := f.Apply(set); err != nil {
+			return nil, err
+		}
+	}
+	for _, g := range l.flags {
+		if err := set.Set(g.name, g.value); err != nil {
+			return nil, protect.Errorf(protect.Usage, l.seeHelp(), "--%s %s: %w", g.name, quote(g.value), err)
+		}
+	}
+	if err := set.Parse(append([]string{"--"}, l.args...)); err != nil {
+		return nil, err
+	}
+	return cli.NewContext(cli.NewApp(), set, parent), nil
+}
+
+// wantsJSON looks for the flag in the raw words, since it must be heeded even
+// if the others make no sense. The last one counts.
+func wantsJSON(words []string) bool {
+	wanted := false
+	for _, word := range words {
+		if word == "--" {
+			break
+		}
+		name, value, inline := strings.Cut(undash(word), "=")
+		if name != "json" || !strings.HasPrefix(word, "-") {
+			continue
+		}
+		yes, err := strconv.ParseBool(value)
+		wanted = !inline || err != nil || yes
+	}
+	return wanted
+}
+
+func names(all []command) []string {
+	var list []string
+	for _, c := range all {
+		list = append(list, c.name)
+	}
+	return list
+}
+
+// quote makes hostile words harmless and long ones short.
+func quote(word string) string {
+	const longest = 80
+	if len(word) > longest {
+		return fmt.Sprintf("%q...", word[:longest])
+	}
+	return strconv.Quote(word)
 }

@@ -13,8 +13,15 @@ import (
 
 func main() {
 	// Each of these rolls back what was begun. A second one does not stop the
-	// rollback; only SIGKILL does.
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	// rollback; only SIGKILL does. What the caller ignores, as nohup does, stays
+	// ignored.
+	signals := []os.Signal{unix.SIGTERM}
+	for _, s := range []os.Signal{unix.SIGINT, unix.SIGHUP} {
+		if !signal.Ignored(s) {
+			signals = append(signals, s)
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	status := run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
 	stop()
 	os.Exit(status)

@@ -79,7 +79,16 @@ func writeJSON(w io.Writer, command string, result any, failure error) error {
 
 // writeError tells people what went wrong and what to do next.
 func writeError(w io.Writer, err error) {
-	fmt.Fprintf(w, "synproxyctl: %s\n", printable(err.Error()))
+	if isTerminal(w) {
+		fmt.Fprint(w, clearLine) // progress may have been interrupted
+	}
+	const name = "synproxyctl: "
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	// Several faults are joined by new lines. Indented, none of them can pass for a hint.
+	fmt.Fprintf(w, "%s%s\n", name, strings.Join(lines, "\n"+strings.Repeat(" ", len(name))))
 	if hint := protect.HintOf(err); hint != "" {
 		fmt.Fprintf(w, "hint: %s\n", printable(hint))
 	}

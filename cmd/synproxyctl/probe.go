@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -25,10 +26,16 @@ const (
 
 var probeCommand = command{
 	name: "probe", usage: "ask a backend for its TCP options by a SYN", args: "TARGET...",
-	help: "Sends SYNs from a raw socket and tells what the SYN+ACK says: the values that SYNPROXY must announce.\n" + targetHelp,
+	help: "Sends SYNs from a raw socket and tells what the SYN+ACK says: the values that SYNPROXY must announce. " +
+		"Exits 3 if a target gives no usable answer.\n\n" + targetHelp,
+	examples: `
+  synproxyctl probe 192.0.2.1:443 [2001:db8::1]:443
+  synproxyctl probe www.example.com:80,443 --connect     who speaks first, too
+  synproxyctl probe @servers.txt --count 10 --json       a pool behind one address?
+`,
 	flags: append(probeFlags(),
-		&cli.StringFlag{Name: "interface", Usage: "send through this interface; for an address of this machine: where clients come in"},
-		&cli.StringFlag{Name: "expect", Usage: "fail (exit 3) unless every answer is this: direct or proxied"},
+		&cli.StringFlag{Name: "interface", Usage: "send by this interface, `IF`; for an address of this machine: the one that clients come in by"},
+		&cli.StringFlag{Name: "expect", Usage: "exit 3 unless every answer is this `ANSWER`, direct or proxied"},
 		&cli.BoolFlag{Name: "connect", DisableDefaultText: true, Usage: "also connect, to find out who speaks first"}),
 	do: runProbe,
 }
@@ -40,7 +47,7 @@ type probed struct {
 func runProbe(e env, c *cli.Context) (*answer, error) {
 	expect := probe.Verdict(c.String("expect"))
 	if c.IsSet("expect") && !expect.Usable() {
-		return nil, protect.Errorf(protect.Usage, "give direct or proxied", "--expect %q: not an answer", expect)
+		return nil, protect.Errorf(protect.Usage, "give direct or proxied", "--expect %s: not an answer", quote(string(expect)))
 	}
 	cfg, err := probeConfig(c, c.String("interface"), progress(e.err, "probing"))
 	if err != nil {
@@ -61,6 +68,7 @@ func runProbe(e env, c *cli.Context) (*answer, error) {
 	for i, t := range targets {
 		asked[i] = probe.Target{Name: nameOf(t), Addr: t.AddrPort()}
 	}
+	cfg.Progress(0, len(asked))
 	results, err := probe.Probe(c.Context, cfg, asked)
 	if err != nil {
 		return nil, fmt.Errorf("probe: %w", err)
@@ -99,16 +107,26 @@ func checkInterface(name string) error {
 }
 
 func writeProbe(w io.Writer, p paint, results []probe.Result) {
-	rows := [][]string{{"TARGET", "ADDRESS", "VERDICT", "MSS", "WSCALE", "SACK", "TIMESTAMPS", "TTL", "RTT", "FIRST"}}
+	rows := [][]string{{"TARGET", "ADDRESS", "ANSWER", "MSS", "WSCALE", "SACK", "TS", "TTL", "RTT", "FIRST"}}
+	named := false
 	for _, r := range results {
 		verdict := string(r.Verdict)
 		if r.Reason != "" {
 			verdict += " (" + r.Reason + ")"
 		}
+		sack, ts := "-", "-"
+		if r.Verdict.Usable() {
+			sack, ts = yesNo(r.Options.SACKPerm), yesNo(r.Options.Timestamps)
+		}
 		rows = append(rows, []string{
-			r.Target, r.Address, verdict, orDash(r.Options.MSS), orDash(r.Options.WScale), yesNo(r, r.Options.SACKPerm),
-			yesNo(r, r.Options.Timestamps), orDash(r.TTL), rtt(r), first(r),
+			r.Target, r.Address, verdict, orDash(r.Options.MSS), orDash(r.Options.WScale), sack, ts, orDash(r.TTL), rtt(r), first(r),
 		})
+		named = named || !strings.Contains(r.Target, r.Address)
+	}
+	if !named {
+		for i, row := range rows {
+			rows[i] = slices.Delete(row, 1, 2)
+		}
 	}
 	table(w, rows...)
 	for _, r := range results {
@@ -131,11 +149,8 @@ func orDash[T uint8 | uint16](v *T) string {
 	return strconv.Itoa(int(*v))
 }
 
-func yesNo(r probe.Result, yes bool) string {
-	switch {
-	case !r.Verdict.Usable():
-		return "-"
-	case yes:
+func yesNo(yes bool) string {
+	if yes {
 		return "yes"
 	}
 	return "no"

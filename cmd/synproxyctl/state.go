@@ -9,14 +9,17 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/synproxyctl/synproxyctl/internal/protect"
-	"github.com/synproxyctl/synproxyctl/pkg/probe"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 var statusCommand = command{
 	name: "status", usage: "show what is protected and how it goes",
 	help: "Exits 0 whatever the state; use verify to act on it.",
-	do:   runStatus,
+	examples: `
+  watch -n 1 synproxyctl status
+  synproxyctl status --json | jq .counters
+`,
+	do: runStatus,
 }
 
 func runStatus(_ env, c *cli.Context) (*answer, error) {
@@ -44,7 +47,11 @@ func writeStatus(w io.Writer, p paint, st *protect.Status) {
 		rows = append(rows, []string{"backend", st.Backend})
 	}
 	for _, s := range st.Sysctls {
-		rows = append(rows, []string{s.Key, fmt.Sprintf("%s (protection needs %s)", s.Have, s.Want)})
+		have := s.Have
+		if !s.OK {
+			have += " (protection needs " + s.Want + ")"
+		}
+		rows = append(rows, []string{s.Key, have})
 	}
 	limit := strconv.Itoa(st.Conntrack.Max)
 	if st.Conntrack.Max == 0 {
@@ -77,12 +84,19 @@ func serviceRow(s protect.Service) []string {
 	if first == "" {
 		first = rules.FirstUnknown
 	}
-	return []string{printable(name), string(s.Hook), interfaces, string(first), probe.Options(s.Options).IPTables(), string(s.Source)}
+	return []string{
+		printable(name), string(s.Hook), interfaces, string(first), orDash(s.Options.MSS), orDash(s.Options.WScale),
+		yesNo(s.Options.SACKPerm), yesNo(s.Options.Timestamps), string(s.Source),
+	}
 }
 
 var verifyCommand = command{
-	name: "verify", usage: "compare what the kernel holds with what was asked for (exit 3: it differs)",
-	help: "Compares every rule, jump and setting. With --probe it also asks the backends again.",
+	name: "verify", usage: "compare what the kernel holds with what was asked for",
+	help: "Compares every rule, jump and setting, and exits 3 if anything differs. With --probe it also asks the backends again.",
+	examples: `
+  synproxyctl verify || synproxyctl apply @services.txt
+  synproxyctl verify --probe --json | jq .findings
+`,
 	flags: append(probeFlags(),
 		&cli.BoolFlag{Name: "probe", DisableDefaultText: true, Usage: "ask the backends again, to see whether their options have changed"}),
 	do: runVerify,
@@ -117,7 +131,12 @@ func runVerify(e env, c *cli.Context) (*answer, error) {
 var revertCommand = command{
 	name: "revert", usage: "take the protection away without a trace",
 	help: `Removes the rules and gives settings back, except those that somebody else has set since.
-Proxied connections that are alive do not survive it; the number is told.`,
+Proxied connections that are alive do not survive it; the number is told.
+Twice is the same as once.`,
+	examples: `
+  synproxyctl revert
+  synproxyctl revert --now                               never mind the connections
+`,
 	flags: []cli.Flag{&cli.BoolFlag{Name: "now", DisableDefaultText: true, Usage: "proxied connections that are alive are given up"}},
 	do:    runRevert,
 }
@@ -139,8 +158,4 @@ func runRevert(_ env, c *cli.Context) (*answer, error) {
 			fmt.Fprintln(w, "nothing to revert")
 		}
 	}}, nil
-}
-
-func commands() []command {
-	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, revertCommand}
 }

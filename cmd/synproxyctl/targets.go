@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 
 	"github.com/urfave/cli/v2"
@@ -15,8 +16,8 @@ import (
 )
 
 // targetHelp explains TARGET, wherever it is taken.
-const targetHelp = `TARGET is HOST:PORT[,PORT...]; HOST is an IPv4 address, [IPv6], or a name (all its
-addresses). @FILE, or - for standard input, reads one target a line; # starts a comment.`
+const targetHelp = `TARGET is HOST:PORT[,PORT...]; HOST is an IPv4 address, [IPv6], or a name (all its addresses).
+@FILE, or - for standard input, reads one target a line; # starts a comment.`
 
 // readTargets reads the targets of a command line and resolves their names.
 func readTargets(ctx context.Context, e env, words []string, check func(target.Target) error) ([]target.Target, error) {
@@ -39,10 +40,15 @@ func readTargets(ctx context.Context, e env, words []string, check func(target.T
 	return targets, nil
 }
 
-// usage gives an error the code for bad usage, unless it is an interrupt.
+// usage gives an error the code for bad usage, unless it is an interrupt, or a
+// name server's that may do better next time.
 func usage(err error) error {
-	if errors.Is(err, context.Canceled) {
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, context.Canceled):
 		return err
+	case errors.As(err, &dns) && !dns.IsNotFound:
+		return protect.Errorf(protect.Failed, protect.HintOf(err), "%w", err)
 	}
 	return protect.Errorf(protect.Usage, protect.HintOf(err), "%w", err)
 }
@@ -51,9 +57,9 @@ func usage(err error) error {
 func probeFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "count", Value: 3, Usage: "samples for each target, 1 to 64"},
-		&cli.DurationFlag{Name: "timeout", Value: defaultTimeout, Usage: "how long to wait for each answer"},
-		&cli.StringFlag{Name: "source", Usage: "ask from this address of the machine: what the backend answers depends on its route to the asker"},
-		&cli.IntFlag{Name: "rate", DefaultText: "500", Usage: "SYN segments a second over all targets"},
+		&cli.DurationFlag{Name: "timeout", Value: defaultTimeout, Usage: "how long to wait for each answer, at most 1m"},
+		&cli.StringFlag{Name: "source", Usage: "ask from this `IP` of the machine: the answer may depend on the route back to it"},
+		&cli.IntFlag{Name: "rate", DefaultText: "500", Usage: "SYNs a second over all targets, 1 to 1000000"},
 	}
 }
 
@@ -73,7 +79,7 @@ func probeConfig(c *cli.Context, iface string, progress func(done, total int)) (
 	if c.IsSet("source") {
 		a, err := netip.ParseAddr(c.String("source"))
 		if err != nil {
-			return cfg, protect.Errorf(protect.Usage, "give an IPv4 or IPv6 address of this machine", "--source %q: not an address", c.String("source"))
+			return cfg, protect.Errorf(protect.Usage, "give an IPv4 or IPv6 address of this machine", "--source %s: not an address", quote(c.String("source")))
 		}
 		cfg.Source = a.Unmap()
 	}
@@ -84,15 +90,18 @@ func outOfRange(flag string, value any, limits string) error {
 	return protect.Errorf(protect.Usage, "give a value of "+limits, "--%s %v: out of range", flag, value)
 }
 
-// progress draws a counter on a terminal; elsewhere it is nil.
+// clearLine wipes what progress drew.
+const clearLine = "\r\x1b[K"
+
+// progress draws a counter on a terminal, and nothing elsewhere.
 func progress(w io.Writer, what string) func(done, total int) {
-	if !isTerminal(w) {
-		return nil
-	}
 	return func(done, total int) {
-		fmt.Fprintf(w, "\r\x1b[K%s %d/%d", what, done, total)
-		if done == total {
-			fmt.Fprint(w, "\r\x1b[K")
+		switch {
+		case !isTerminal(w):
+		case done == total:
+			fmt.Fprint(w, clearLine)
+		default:
+			fmt.Fprintf(w, "%s%s %d/%d", clearLine, what, done, total)
 		}
 	}
 }
