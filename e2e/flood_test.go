@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -56,6 +57,26 @@ func TestFloodCounts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestFloodIsTracked looks at a flood with other eyes: those of the firewall's connection tracking, which remembers
+// every source that the server answers, and none twice.
+func TestFloodIsTracked(t *testing.T) {
+	topo := newTopology(t)
+	run(t, topo.Firewall, "nft", "add table inet x; add chain inet x f { type filter hook forward priority 0; }; "+
+		"add rule inet x f ct state new") // any such rule turns tracking on
+	srv := serve(t, topo.Server, lab.ServerConfig{Address: netip.AddrPortFrom(lab.ServerV4, 0)})
+	const packets = 2000
+	res, err := topo.Attacker.Flood(t.Context(), lab.FloodConfig{Destination: srv.Address(), Packets: packets})
+	if err != nil || res.Sent != packets {
+		t.Fatalf("sent %d, %v", res.Sent, err)
+	}
+	if n := conntrackCount(t, topo.Firewall); n < packets-2 || n > packets+10 {
+		t.Errorf("%d connections are tracked, want one for each of %d SYNs", n, packets)
+	}
+	if n := srv.Accepted(); n != 0 {
+		t.Errorf("the server accepted %d connections from nobody", n)
 	}
 }
 
@@ -150,7 +171,9 @@ func TestCaptureUnderFlood(t *testing.T) {
 		flooded <- err
 	}()
 	capture, err := topo.Firewall.Capture("eth2", func(lab.Packet) bool {
-		for begin := time.Now(); time.Since(begin) < 20*time.Microsecond; { // a slow reader
+		begin := time.Now() // a slow reader
+		for time.Since(begin) < 20*time.Microsecond {
+			runtime.Gosched()
 		}
 		return false
 	})
