@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/synproxyctl/synproxyctl/pkg/probe"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
@@ -62,6 +63,8 @@ func CodeOf(err error) Code {
 		return Unsupported
 	case errors.Is(err, rules.ErrForeignOwner), errors.Is(err, rules.ErrIncompatible):
 		return Conflict
+	case errors.Is(err, probe.ErrConfig):
+		return Usage
 	}
 	return Failed
 }
@@ -75,6 +78,8 @@ func HintOf(err error) string {
 	switch CodeOf(err) {
 	case Interrupted:
 		return "nothing is left half done; run the command again"
+	case Usage:
+		return "correct what is named; nothing was touched"
 	case Permission:
 		return "run it as root, or with the capability that is named"
 	case Unsupported:
