@@ -49,6 +49,9 @@ func run(ctx context.Context, args []string, s streams) int {
 	if err == nil {
 		got, err = l.do(ctx, env{streams: s, resolver: net.DefaultResolver})
 	}
+	if got != nil && got.relayed != nil {
+		return *got.relayed
+	}
 	asJSON := wantsJSON(args)
 	if err != nil && !asJSON {
 		writeError(s.err, err)

@@ -65,6 +65,11 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !like.ProbeAt.IsValid() {
+		if err := checkSource(cfg.Source, targets); err != nil {
+			return nil, err
+		}
+	}
 	if err := protect.CanChange(); err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,6 +63,9 @@ func runProbe(e env, c *cli.Context) (*answer, error) {
 	if err := kernel.Require(kernel.NetRaw); err != nil {
 		return nil, protect.Errorf(protect.Permission, "run it as root (sudo), or: setcap cap_net_raw+ep synproxyctl", "probing needs a raw socket: %w", err)
 	}
+	if err := checkSource(cfg.Source, targets); err != nil {
+		return nil, err
+	}
 	asked := make([]probe.Target, len(targets))
 	for i, t := range targets {
 		asked[i] = probe.Target{Name: nameOf(t), Addr: t.AddrPort()}
@@ -101,7 +103,7 @@ func checkInterface(name string) error {
 	case err != nil:
 		return err
 	case !there:
-		return protect.Errorf(protect.Usage, "list them with: ip link", "--interface %s: %w", name, fs.ErrNotExist)
+		return protect.Errorf(protect.Usage, "list them with: ip link", "--interface %s: no such interface", name)
 	}
 	return nil
 }

@@ -86,6 +86,17 @@ func probeConfig(c *cli.Context, iface string, progress func(done, total int)) (
 	return cfg, nil
 }
 
+// checkSource refuses targets that can never be asked from the source address.
+func checkSource(source netip.Addr, targets []target.Target) error {
+	for _, t := range targets {
+		if source.IsValid() && source.Is4() != t.Prefix.Addr().Is4() {
+			return protect.Errorf(protect.Usage, "give a source of the target's family, or ask the target without --source",
+				"--source %s: target %s is of the other family", source, nameOf(t))
+		}
+	}
+	return nil
+}
+
 func outOfRange(flag string, value any, limits string) error {
 	return protect.Errorf(protect.Usage, "give a value of "+limits, "--%s %v: out of range", flag, value)
 }
