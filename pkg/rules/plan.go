@@ -174,8 +174,11 @@ func (s Step) Script() string {
 	for _, c := range s.Changes {
 		s.line(&b, c)
 	}
+	for _, name := range s.destroy { // all of them first: one may lead to another
+		fmt.Fprintf(&b, "-F %s\n", name)
+	}
 	for _, name := range s.destroy {
-		fmt.Fprintf(&b, "-F %s\n-X %s\n", name, name)
+		fmt.Fprintf(&b, "-X %s\n", name)
 	}
 	b.WriteString("COMMIT\n")
 	return b.String()
