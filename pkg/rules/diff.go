@@ -159,10 +159,8 @@ func compareChain(have, want []Rule) []Difference {
 	for _, r := range without(want, have) {
 		ds = append(ds, Difference{RuleMissing, r, 0})
 	}
-	extra := without(have, want)
-	for _, r := range extra {
-		pos := 1 + slices.IndexFunc(have, func(h Rule) bool { return h.String() == r.String() })
-		ds = append(ds, Difference{RuleExtra, r, pos})
+	for _, i := range surplus(have, want) {
+		ds = append(ds, Difference{RuleExtra, have[i], i + 1})
 	}
 	if ds == nil && !slices.Equal(texts(have), texts(want)) {
 		ds = append(ds, Difference{RuleOrder, Rule{Family: want[0].Family, Table: want[0].Table, Chain: want[0].Chain}, 0})

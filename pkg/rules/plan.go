@@ -94,17 +94,28 @@ func union(have, want Ruleset) Ruleset {
 // without returns the rules that are not in the other list; a rule that is
 // twice in the one and once in the other remains once.
 func without(rules, other []Rule) []Rule {
+	var rest []Rule
+	for _, i := range surplus(rules, other) {
+		rest = append(rest, rules[i])
+	}
+	return rest
+}
+
+// surplus returns where in a list the rules stand that are not in the other; of
+// equal rules the later ones.
+func surplus(rules, other []Rule) []int {
 	count := map[string]int{}
 	for _, r := range other {
 		count[r.String()]++
 	}
-	var rest []Rule
-	for _, r := range rules {
-		if count[r.String()]--; count[r.String()] < 0 {
-			rest = append(rest, r)
+	var at []int
+	for i, r := range rules {
+		text := r.String()
+		if count[text]--; count[text] < 0 {
+			at = append(at, i)
 		}
 	}
-	return rest
+	return at
 }
 
 // transaction returns the change of one table.
