@@ -36,7 +36,7 @@ type env struct {
 
 // commands are all that there are.
 func commands() []command {
-	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, revertCommand}
+	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, revertCommand, demoCommand}
 }
 
 // action does the work of one command.

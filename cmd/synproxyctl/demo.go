@@ -15,11 +15,17 @@ import (
 )
 
 var demoCommand = command{
-	name: "demo", usage: "show a SYN flood with and without protection, on machines of its own (25 s)",
-	help: `Builds a client, a firewall, a server and an attacker in network namespaces that vanish with the command: this
-machine's rules, settings and interfaces are not touched, and no packet leaves it. Measures good connections
-without a flood, under a flood, and under the same flood with the protection that probe and apply put on the firewall;
-then reverts, and compares the firewall with what it was before. Exits 1 if anything is not as it claims.`,
+	name: "demo", usage: "show a flood with and without protection, on machines of its own",
+	help: `Builds a client, a firewall, a server and an attacker in network namespaces that
+vanish with the command: the rules, settings and interfaces of this machine are
+not touched, and no packet leaves it. For some 25 seconds it measures good
+connections without a flood, under a flood, and under the same flood with what
+probe and apply do on the firewall; then it reverts, and compares the firewall
+with what it was before. Exits 1 if anything is not as it claims. Needs root, or
+a kernel that lets users make namespaces.`,
+	examples: `
+  synproxyctl demo           the story, with its figures
+  synproxyctl demo --json    the figures alone`,
 	do: runDemo,
 }
 
@@ -74,6 +80,9 @@ func demoFault(err error) error {
 		return protect.Errorf(protect.Interrupted, "nothing is left: all of it was in namespaces that are gone", "demo: interrupted")
 	case errors.As(err, &inside):
 		return protect.Errorf(protect.Code(inside.Code), inside.Next, "demo: %w", err)
+	}
+	if code := protect.CodeOf(err); code != protect.Failed {
+		return protect.Errorf(code, protect.HintOf(err), "demo: %w", err)
 	}
 	return protect.Errorf(protect.Failed, "nothing is left: all of it was in namespaces that are gone", "demo: %w", err)
 }

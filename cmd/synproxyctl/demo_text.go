@@ -82,18 +82,18 @@ The same for a server of yours, as root on its firewall or on itself:
 func writeWhy(w io.Writer, r *demo.Report) {
 	fmt.Fprintf(w, `
 A good connection is lost if it has no answer within %d s. The server is one with
-a backlog of %d and no SYN cookies, standing for appliances and systems without
-them: once half-open connections fill its queue, it drops every further SYN.
+a backlog of %d and no SYN cookies, in place of the appliances and systems that
+have none: once half-open connections fill its queue, it drops every further SYN.
 `, r.Load.TimeoutMillis/1000, r.Load.Backlog)
 	c := r.Cookies
-	verdict := "is harmed by this flood too"
+	verdict := "loses connections under this flood too"
 	if c.Lost == 0 {
-		verdict = "survives this flood by itself"
+		verdict = "withstands this flood by itself"
 	}
 	fmt.Fprintf(w, `
-A server with SYN cookies, as Linux has by default, %s:
-%s served (p99 %s). What it does not prevent is that its firewall then
-tracks %s connections; under protection those were %s.
+A server with SYN cookies, Linux's default, %s:
+%s served (p99 %s). But its firewall then tracks %s connections,
+where SYNPROXY leaves it with %s.
 `, verdict, served(c), millis(c, c.Latency.P99), grouped(c.Conntrack.Peak), grouped(r.Protected.Conntrack.Peak))
 }
 
