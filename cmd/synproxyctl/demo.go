@@ -140,7 +140,11 @@ func summary(step demo.Step, r *demo.Report) string {
 		return printable(r.Tool.Probe.IPTables)
 	case demo.Applying:
 		a := r.Tool.Apply
-		return fmt.Sprintf("%d rules, %d sysctl, read back (%s)", a.Rules, a.Sysctls, printable(a.Backend))
+		s := fmt.Sprintf("%d rules, %d sysctl by %s", a.Rules, a.Sysctls, printable(a.Backend))
+		if a.Verified {
+			s += ", read back"
+		}
+		return s
 	case demo.Reverting:
 		if !r.Tool.Verify.OK {
 			return "not as asked for; then " + printable(r.Tool.Revert.State)

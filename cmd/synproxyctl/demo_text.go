@@ -86,7 +86,7 @@ a backlog of %d and no SYN cookies, in place of the appliances and systems that
 have none: once half-open connections fill its queue, it drops every further SYN.
 `, r.Load.TimeoutMillis/1000, r.Load.Backlog)
 	c := r.Cookies
-	verdict := "loses connections under this flood too"
+	verdict := "loses connections too"
 	if c.Lost == 0 {
 		verdict = "withstands this flood by itself"
 	}
@@ -155,10 +155,11 @@ func writeColumns(w io.Writer, rows [][]string, tint func(row, column int, text 
 	for r, row := range rows {
 		for i, text := range row {
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(text))
-			if i == 0 {
-				text += pad
-			} else {
+			switch {
+			case i > 0:
 				text = "   " + pad + text
+			case len(row) > 1:
+				text += pad
 			}
 			fmt.Fprint(w, tint(r, i, text))
 		}

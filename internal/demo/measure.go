@@ -47,7 +47,7 @@ func (s *stage) measure(ctx context.Context, flood bool, tell func(Live)) (*Meas
 	if err != nil {
 		return nil, err
 	}
-	defer w.stop()
+	defer func() { _ = w.stop() }() // for the early returns, which have an error already
 	var attack <-chan outcome[lab.FloodResult]
 	if flood {
 		attack = begin(func() (lab.FloodResult, error) {
