@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 )
 
 // programDirs are searched for programs, rather than PATH: what runs here runs
@@ -83,20 +84,28 @@ func run(ctx context.Context, path string, stdin []byte, args ...string) ([]byte
 	return nil, failed
 }
 
-// firstLine returns the first line that says something, cleaned of what a
-// terminal would act on and of excess length.
+// firstLine returns the first line that says something, and the next too if it
+// ends in a colon; cleaned of what a terminal would act on and of excess length.
 func firstLine(s string) string {
 	const limit = 300
+	said := ""
 	for line := range strings.Lines(s) {
-		line = strings.Map(func(r rune) rune {
-			if r < ' ' || r == 0x7f || r == 0xfffd {
-				return -1
-			}
-			return r
-		}, line)
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			return line[:min(len(line), limit)]
+		line = strings.TrimSpace(strings.Map(printable, line))
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		said = strings.TrimSpace(said + " " + line)
+		if !strings.HasSuffix(line, ":") {
+			break
 		}
 	}
-	return ""
+	return said[:min(len(said), limit)]
+}
+
+// printable drops control characters and what is not UTF-8.
+func printable(r rune) rune {
+	if r < ' ' || r == 0x7f || r == utf8.RuneError {
+		return -1
+	}
+	return r
 }

@@ -65,6 +65,12 @@ func (x *xtables) dump(ctx context.Context, f Family) (Dump, error) {
 		return Dump{Family: f}, nil
 	}
 	out, err := run(ctx, x.save[f], nil)
+	var failed *ProgramError
+	if x.name == NFT && errors.As(err, &failed) && failed.Status == 3 && failed.Message != "" {
+		// What it cannot parse at all it calls a problem of versions (1.8.9);
+		// other rules it only does not show, see incompatible.
+		err = fmt.Errorf("%w: %w", ErrIncompatible, err)
+	}
 	if err != nil {
 		return Dump{}, err
 	}
@@ -88,13 +94,21 @@ const lockWait = "10"
 func (x *xtables) Apply(ctx context.Context, s Step) error {
 	_, err := run(ctx, x.restore[s.Family], []byte(s.Script()), "--noflush", "--wait", lockWait)
 	var failed *ProgramError
-	if errors.As(err, &failed) && failed.Status == 1 {
-		// Status 1 is a refusal of the kernel, or of a rule that is to be
-		// deleted and is not there; status 2 is a fault of the script.
-		return fmt.Errorf("%s %s: %w", s.Family, s.Table, errors.Join(err, ErrChanged))
+	if errors.As(err, &failed) && failed.outdated() {
+		err = fmt.Errorf("%w: %w", ErrChanged, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", s.Family, s.Table, err)
 	}
 	return nil
+}
+
+// outdated reports whether a restore program failed because the rules are not
+// what the script takes them for. Status 1 is what is to be deleted and is not
+// there, and with the legacy variant any refusal of the kernel. The nft variant
+// has status 4 for all of the kernel's refusals, also for rules that are wrong,
+// so that only the text tells that a chain is in use. Status 2 is a fault of
+// the script.
+func (e *ProgramError) outdated() bool {
+	return e.Status == 1 || e.Status == 4 && strings.Contains(e.Message, "(Device or resource busy)")
 }
