@@ -146,10 +146,11 @@ func summary(step demo.Step, r *demo.Report) string {
 		}
 		return s
 	case demo.Reverting:
+		verdict := "ok"
 		if !r.Tool.Verify.OK {
-			return "not as asked for; then " + printable(r.Tool.Revert.State)
+			verdict = "drift"
 		}
-		return "all as asked for; then " + printable(r.Tool.Revert.State)
+		return fmt.Sprintf("verify: %s; after revert: %s", verdict, printable(r.Tool.Revert.State))
 	case demo.Proving:
 		if n := len(r.Left.Differences); n > 0 {
 			return fmt.Sprintf("%d differences", n)

@@ -81,9 +81,9 @@ The same for a server of yours, as root on its firewall or on itself:
 // writeWhy says what the figures mean, and what they do not.
 func writeWhy(w io.Writer, r *demo.Report) {
 	fmt.Fprintf(w, `
-A good connection is lost if it has no answer within %d s. The server is one with
-a backlog of %d and no SYN cookies, in place of the appliances and systems that
-have none: once half-open connections fill its queue, it drops every further SYN.
+A good connection is lost if it has no answer within %d s. The server is one
+with a backlog of %d and no SYN cookies, in place of appliances and systems
+without them: once half-open connections fill its queue, it drops further SYNs.
 `, r.Load.TimeoutMillis/1000, r.Load.Backlog)
 	c := r.Cookies
 	verdict := "loses connections too"
@@ -92,8 +92,8 @@ have none: once half-open connections fill its queue, it drops every further SYN
 	}
 	fmt.Fprintf(w, `
 A server with SYN cookies, Linux's default, %s:
-%s served (p99 %s). But its firewall then tracks %s connections,
-where SYNPROXY leaves it with %s.
+%s served (p99 %s). But its firewall then tracks
+%s connections, where SYNPROXY leaves it with %s.
 `, verdict, served(c), millis(c, c.Latency.P99), grouped(c.Conntrack.Peak), grouped(r.Protected.Conntrack.Peak))
 }
 
