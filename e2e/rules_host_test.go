@@ -37,13 +37,13 @@ func TestChoose(t *testing.T) {
 		standard = rules.NFT
 	}
 	other := map[string]string{rules.NFT: rules.Legacy, rules.Legacy: rules.NFT}[standard]
-	const own, default_ = "this host's own rules use it", "it is this host's iptables"
+	const own, usual = "this host's own rules use it", "it is this host's iptables"
 	for _, tt := range []struct {
 		name         string
 		commands     []string
 		want, reason string
 	}{
-		{"nothing", nil, standard, default_},
+		{"nothing", nil, standard, usual},
 		{"nft", []string{"iptables-nft -A INPUT -j ACCEPT"}, rules.NFT, own},
 		{"nft IPv6", []string{"ip6tables-nft -t nat -A POSTROUTING -j MASQUERADE"}, rules.NFT, own},
 		{"nft policy", []string{"iptables-nft -P FORWARD DROP"}, rules.NFT, own},
@@ -51,9 +51,9 @@ func TestChoose(t *testing.T) {
 		{"legacy", []string{"iptables-legacy -t mangle -A OUTPUT -j ACCEPT"}, rules.Legacy, own},
 		{"legacy IPv6", []string{"ip6tables-legacy -A INPUT -j ACCEPT"}, rules.Legacy, own},
 		{"legacy policy", []string{"ip6tables-legacy -P INPUT DROP"}, rules.Legacy, own},
-		{"both", []string{"iptables-legacy -A INPUT -j ACCEPT", "iptables-nft -A INPUT -j ACCEPT"}, standard, default_},
-		{"tables without rules", []string{"iptables-legacy -t filter -S", "iptables-nft -A INPUT -j ACCEPT", "iptables-nft -F"}, standard, default_},
-		{"ours only", []string{"OURS " + other}, standard, default_},
+		{"both", []string{"iptables-legacy -A INPUT -j ACCEPT", "iptables-nft -A INPUT -j ACCEPT"}, standard, usual},
+		{"tables without rules", []string{"iptables-legacy -t filter -S", "iptables-nft -A INPUT -j ACCEPT", "iptables-nft -F"}, standard, usual},
+		{"ours only", []string{"OURS " + other}, standard, usual},
 		{"ours, and theirs", []string{"OURS " + standard, other + " -A INPUT -j ACCEPT"}, other, own},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -169,12 +169,19 @@ func matches(family rules.Family) [][]rules.Match {
 		source, destination,
 		{rules.InInterface{Name: "eth0"}, rules.InInterface{Name: "lo", Not: true}, rules.InInterface{Name: "br-0.1@x"}, rules.InInterface{Name: "we#rd"}},
 		{
-			rules.TCP{}, rules.TCP{SrcPort: 65535}, rules.TCP{DstPort: 1}, rules.TCP{SrcPort: 2, DstPort: 3, Mask: all, Set: rules.SYN | rules.URG},
-			rules.TCP{Mask: rules.FIN | rules.SYN | rules.RST | rules.ACK, Set: rules.SYN}, rules.TCP{Mask: all}, rules.TCP{Mask: rules.ACK, Set: rules.ACK},
+			rules.TCP{},
+			rules.TCP{SrcPort: 65535},
+			rules.TCP{DstPort: 1},
+			rules.TCP{SrcPort: 2, DstPort: 3, Mask: all, Set: rules.SYN | rules.URG},
+			rules.TCP{Mask: rules.FIN | rules.SYN | rules.RST | rules.ACK, Set: rules.SYN},
+			rules.TCP{Mask: all},
+			rules.TCP{Mask: rules.ACK, Set: rules.ACK},
 		},
 		{
-			rules.CTState{States: rules.Invalid}, rules.CTState{States: rules.Invalid | rules.Untracked},
-			rules.CTState{States: rules.New | rules.Related | rules.Established}, rules.CTState{States: 31},
+			rules.CTState{States: rules.Invalid},
+			rules.CTState{States: rules.Invalid | rules.Untracked},
+			rules.CTState{States: rules.New | rules.Related | rules.Established},
+			rules.CTState{States: 31},
 		},
 		{rules.AddrType{}, rules.AddrType{Not: true}},
 		{rules.Socket{}, rules.Socket{Not: true}},
@@ -281,7 +288,9 @@ func TestStrangersComeBack(t *testing.T) {
 		if restorable == reprinted {
 			t.Error("the rule with the line break is not as it was")
 		}
-		runInput(t, host, restorable, xt("-restore"))
+		if said := runInput(t, host, restorable, xt("-restore")); said != "" {
+			t.Errorf("%s says: %s", xt("-restore"), said)
+		}
 		again := remark.ReplaceAllString(run(t, host, xt("-save"), "-t", "filter"), "")
 		if diff := cmp.Diff(restorable, again); diff != "" {
 			t.Errorf("-printed +restored:\n%s", diff)

@@ -62,8 +62,15 @@ var printed = []struct {
 	{
 		Rule{
 			Matches: []Match{
-				Source{pfx("192.0.2.0/24"), true}, Destination{pfx("198.51.100.1/32"), true}, InInterface{"eth0", true},
-				TCP{1, 2, SYN | ACK, ACK}, CTState{New | Untracked}, AddrType{true}, Socket{true}, U32{32, 0xffff, 1}, Comment{"all of it"},
+				Source{pfx("192.0.2.0/24"), true},
+				Destination{pfx("198.51.100.1/32"), true},
+				InInterface{"eth0", true},
+				TCP{1, 2, SYN | ACK, ACK},
+				CTState{New | Untracked},
+				AddrType{true},
+				Socket{true},
+				U32{32, 0xffff, 1},
+				Comment{"all of it"},
 			},
 			Target: Drop,
 		},
@@ -175,7 +182,7 @@ var foreignTexts = []string{
 func TestParseRuleForeign(t *testing.T) {
 	for _, text := range foreignTexts {
 		got, err := ParseRule(IPv4, Filter, "INPUT", text)
-		if diff := cmp.Diff(foreign(IPv4, Filter, "INPUT", text), got, compareTypes); err != nil || diff != "" {
+		if diff := cmp.Diff(foreign("INPUT", text), got, compareTypes); err != nil || diff != "" {
 			t.Errorf("%q: %v; -want +got:\n%s", text, err, diff)
 		}
 		if got.String() != text {
@@ -194,7 +201,7 @@ func TestParseRuleBroken(t *testing.T) {
 }
 
 func TestSets(t *testing.T) {
-	if got := (TCPFlags(0)).String(); got != "NONE" {
+	if got := TCPFlags(0).String(); got != "NONE" {
 		t.Errorf("no flags: %q", got)
 	}
 	if got := (SYN | FIN).String(); got != "FIN,SYN" {

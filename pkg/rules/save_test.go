@@ -57,17 +57,18 @@ func wantSaved() Dump {
 		{Raw, chainPre, "-", []Rule{{
 			Family: IPv4, Table: Raw, Chain: chainPre, Target: Notrack{},
 			Matches: []Match{
-				Destination{Prefix: pfx("192.0.2.1/32")}, InInterface{"lo", true},
+				Destination{Prefix: pfx("192.0.2.1/32")},
+				InInterface{"lo", true},
 				TCP{DstPort: 80, Mask: handshake, Set: SYN},
 			},
 		}}},
-		{Filter, "INPUT", "DROP", []Rule{foreign(IPv4, Filter, "INPUT", `-m comment --comment "his \"own\"  # rule" -j other`)}},
-		{Filter, "other", "-", []Rule{foreign(IPv4, Filter, "other", "-p udp -m multiport --dports 53,67 -j ACCEPT")}},
+		{Filter, "INPUT", "DROP", []Rule{foreign("INPUT", `-m comment --comment "his \"own\"  # rule" -j other`)}},
+		{Filter, "other", "-", []Rule{foreign("other", "-p udp -m multiport --dports 53,67 -j ACCEPT")}},
 	}}
 }
 
-func foreign(f Family, t Table, chain, text string) Rule {
-	return Rule{Family: f, Table: t, Chain: chain, Foreign: text}
+func foreign(chain, text string) Rule {
+	return Rule{Family: IPv4, Table: Filter, Chain: chain, Foreign: text}
 }
 
 func TestParseSave(t *testing.T) {
@@ -124,8 +125,8 @@ func TestParseSaveLineBreakInComment(t *testing.T) {
 		"[1:2] -A INPUT -m comment --comment \"a\nb\" -j DROP\n-A INPUT -p tcp -j DROP\nCOMMIT\n"
 	got, err := ParseSave(IPv4, "", []byte(text))
 	want := Dump{Family: IPv4, Chains: []Chain{{Filter, "INPUT", "ACCEPT", []Rule{
-		foreign(IPv4, Filter, "INPUT", "-m comment --comment \"one\n*two \\\"\n\" -j DROP"),
-		foreign(IPv4, Filter, "INPUT", "-m comment --comment \"a\nb\" -j DROP"),
+		foreign("INPUT", "-m comment --comment \"one\n*two \\\"\n\" -j DROP"),
+		foreign("INPUT", "-m comment --comment \"a\nb\" -j DROP"),
 		{Family: IPv4, Table: Filter, Chain: "INPUT", Matches: []Match{TCP{}}, Target: Drop},
 	}}}}
 	if diff := cmp.Diff(want, got, compareTypes); err != nil || diff != "" {
