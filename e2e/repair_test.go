@@ -80,9 +80,7 @@ func TestBackendWithSYNCookies(t *testing.T) {
 				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 30, Mode: lab.ClientFirst})
 				allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 30, Mode: lab.ServerFirst})
 				for _, d := range []lab.Direction{lab.Upload, lab.Download} {
-					if _, err := topo.Client.Transfer(t.Context(), bulk, d, 20<<20); err != nil {
-						t.Error(err)
-					}
+					transfer(t, topo.Client, bulk, d, 20<<20)
 				}
 			})
 		}
