@@ -19,7 +19,7 @@ type Live struct {
 	Conntrack int
 	// SYNQueue is how many half-open connections the server holds now.
 	SYNQueue int
-	// Served is how many connections the server has accepted so far.
+	// Served is how many connections the server has accepted so far, of those of this run.
 	Served int64
 }
 
@@ -32,6 +32,7 @@ type watch struct {
 	tell  func(Live)
 	quit  chan struct{}
 	once  sync.Once
+	begin int64 // what the server had accepted before
 	done  sync.WaitGroup
 
 	conntrack Conntrack
@@ -41,7 +42,7 @@ type watch struct {
 
 // watch begins to look.
 func (s *stage) watch(ctx context.Context, tell func(Live)) (*watch, error) {
-	w := &watch{stage: s, tell: tell, quit: make(chan struct{})}
+	w := &watch{stage: s, tell: tell, quit: make(chan struct{}), begin: s.server.Accepted()}
 	var err error
 	if w.conntrack.Max, err = s.number("net.netfilter.nf_conntrack_max"); err != nil {
 		return nil, err
@@ -87,7 +88,7 @@ func (w *watch) look() {
 	if st := link.Attrs().Statistics; st != nil {
 		l.SYNs = st.TxPackets
 	}
-	l.Conntrack, l.SYNQueue, l.Served = count, queue, w.stage.server.Accepted()
+	l.Conntrack, l.SYNQueue, l.Served = count, queue, w.stage.server.Accepted()-w.begin
 	w.conntrack.Peak, w.synQueue = max(w.conntrack.Peak, count), max(w.synQueue, queue)
 	w.tell(l)
 }
