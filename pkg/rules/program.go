@@ -80,6 +80,9 @@ func run(ctx context.Context, path string, stdin []byte, args ...string) ([]byte
 		failed.Message = err.Error()
 	} else {
 		failed.Status = cmd.ProcessState.ExitCode()
+		if failed.Status < 0 && failed.Message == "" {
+			failed.Message = cmd.ProcessState.String() // which signal ended it
+		}
 	}
 	return nil, failed
 }
