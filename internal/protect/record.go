@@ -54,13 +54,17 @@ func (s store) load() (*record, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // no record is a state like any other
 	}
-	if err != nil {
+	if errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("undo record: %w", err)
+	}
+	const notOurs = "synproxyctl writes a plain file there: see what it is, and remove it"
+	if err != nil {
+		return nil, Errorf(Conflict, notOurs, "undo record: %w", err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxRecord))
 	if err != nil {
-		return nil, fmt.Errorf("undo record: %w", err)
+		return nil, Errorf(Conflict, notOurs, "undo record: %w", err)
 	}
 	rec, err := parseRecord(text)
 	if err != nil {
