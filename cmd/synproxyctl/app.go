@@ -57,6 +57,9 @@ func run(ctx context.Context, args []string, s streams) int {
 		writeError(s.err, err)
 	}
 	if werr := deliver(s.out, l.name(), asJSON, got, err); werr != nil {
+		if err != nil && asJSON {
+			writeError(s.err, err)
+		}
 		writeError(s.err, protect.Errorf(protect.Failed, "give it somewhere to write; what the command itself did stands, see: synproxyctl status",
 			"standard output: %w", werr))
 		err = errors.Join(err, werr)
