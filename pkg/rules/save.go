@@ -87,7 +87,10 @@ func (r *saveReader) line(line string) error {
 	case line[0] == '[': // packet and byte counters
 		_, rest, ok := strings.Cut(line, "] ")
 		if !ok {
-			return fmt.Errorf("%q: counters without an end", line)
+			return fmt.Errorf("%.200q: counters without an end", line)
+		}
+		if !strings.HasPrefix(rest, "-A ") {
+			return fmt.Errorf("%.200q: counters without a rule", line)
 		}
 		line = rest
 	}
