@@ -156,8 +156,8 @@ func (id chainID) compareJumps(at []int) []Difference {
 
 func compareChain(have, want []Rule) []Difference {
 	var ds []Difference
-	for _, r := range without(want, have) {
-		ds = append(ds, Difference{RuleMissing, r, 0})
+	for _, i := range surplus(want, have) {
+		ds = append(ds, Difference{RuleMissing, want[i], 0})
 	}
 	for _, i := range surplus(have, want) {
 		ds = append(ds, Difference{RuleExtra, have[i], i + 1})

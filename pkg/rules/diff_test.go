@@ -166,3 +166,36 @@ func TestEditKeepsWhatIsCommon(t *testing.T) {
 		}
 	}
 }
+
+// A change is told to people rule by rule, so no rule may go and come again.
+func TestPlanTouchesOnlyTheDifference(t *testing.T) {
+	list := func(change func([]Service) []Service) Policy {
+		services := []Service{service("192.0.2.1/32"), service("192.0.2.2/32"), service("192.0.2.3/32")}
+		return Policy{change(services)}
+	}
+	all := list(func(s []Service) []Service { return s })
+	each := len(all.Ruleset().Rules()) - len(all.Ruleset().jumps)
+	each /= len(all.Services)
+	for name, tt := range map[string]struct {
+		want          Policy
+		adds, deletes int
+	}{
+		"first goes":      {list(func(s []Service) []Service { return s[1:] }), 0, each},
+		"middle goes":     {list(func(s []Service) []Service { return append(s[:1], s[2]) }), 0, each},
+		"one comes first": {list(func(s []Service) []Service { return append([]Service{service("192.0.2.9/32")}, s...) }), each, 0},
+		"one is replaced": {list(func(s []Service) []Service { s[1] = service("192.0.2.9/32"); return s }), each, each},
+		"other options":   {list(func(s []Service) []Service { s[1].Options.MSS = ptr[uint16](1400); return s }), 1, 1},
+		"other repair":    {list(func(s []Service) []Service { s[0].First = FirstClient; return s }), 1, 1},
+		"other order":     {list(func(s []Service) []Service { s[0], s[1] = s[1], s[0]; return s }), each, each},
+	} {
+		count := map[Action]int{}
+		for _, s := range Plan(all.Ruleset(), tt.want.Ruleset()) {
+			for _, c := range s.Changes {
+				count[c.Action]++
+			}
+		}
+		if count[Add] != tt.adds || count[Delete] != tt.deletes {
+			t.Errorf("%s: %d rules come and %d go, want %d and %d", name, count[Add], count[Delete], tt.adds, tt.deletes)
+		}
+	}
+}

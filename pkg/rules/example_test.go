@@ -54,11 +54,9 @@ func ExamplePlan() {
 	// Output:
 	// ipv4 *filter
 	// -I SYNPROXYCTL_FWD 1 -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1400
-	// -D SYNPROXYCTL_FWD 2
-	// -I SYNPROXYCTL_FWD 3 -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460
 	// COMMIT
 	// ipv4 *filter
-	// -D SYNPROXYCTL_FWD 3
+	// -D SYNPROXYCTL_FWD 2
 	// COMMIT
 }
 

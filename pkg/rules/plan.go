@@ -72,52 +72,6 @@ func otherTables(rs Ruleset) []Table {
 	return list
 }
 
-// union returns the set that holds all of want and, behind it, what have has
-// beside it.
-func union(have, want Ruleset) Ruleset {
-	u := Ruleset{chains: map[chainID][]Rule{}, jumps: map[chainID][]int{}}
-	for id, rules := range want.chains {
-		u.chains[id] = slices.Clone(rules)
-	}
-	for id, rules := range have.chains {
-		u.chains[id] = append(u.chains[id], without(rules, want.chains[id])...)
-	}
-	for id, pos := range have.jumps {
-		u.jumps[id] = pos
-	}
-	for id, pos := range want.jumps {
-		u.jumps[id] = pos
-	}
-	return u
-}
-
-// without returns the rules that are not in the other list; a rule that is
-// twice in the one and once in the other remains once.
-func without(rules, other []Rule) []Rule {
-	var rest []Rule
-	for _, i := range surplus(rules, other) {
-		rest = append(rest, rules[i])
-	}
-	return rest
-}
-
-// surplus returns where in a list the rules stand that are not in the other; of
-// equal rules the later ones.
-func surplus(rules, other []Rule) []int {
-	count := map[string]int{}
-	for _, r := range other {
-		count[r.String()]++
-	}
-	var at []int
-	for i, r := range rules {
-		text := r.String()
-		if count[text]--; count[text] < 0 {
-			at = append(at, i)
-		}
-	}
-	return at
-}
-
 // transaction returns the change of one table.
 func transaction(f Family, t Table, have, want Ruleset) Step {
 	s := Step{Family: f, Table: t}
