@@ -51,7 +51,7 @@ func TestProbeSynproxy(t *testing.T) {
 		for _, c := range cases {
 			for _, mode := range []lab.Mode{lab.ServerFirst, lab.ClientFirst} {
 				addr := serve(t, topo.Server, lab.ServerConfig{Address: netip.AddrPortFrom(server, 0), Mode: mode}).Address()
-				protect(t, topo.Firewall, iptables, addr.Port(), c.synproxy)
+				synproxyRules(t, topo.Firewall, iptables, addr.Port(), c.synproxy)
 				addrs = append(addrs, addr)
 			}
 			// A server that is gone, and one whose host is: the proxy answers for both.
@@ -59,7 +59,7 @@ func TestProbeSynproxy(t *testing.T) {
 				dead := serve(t, topo.Server, lab.ServerConfig{Address: netip.AddrPortFrom(server, 0)})
 				dead.Close()
 				port := dead.Address().Port()
-				protect(t, topo.Firewall, iptables, port, c.synproxy)
+				synproxyRules(t, topo.Firewall, iptables, port, c.synproxy)
 				if i == 1 {
 					run(t, topo.Firewall, iptables, "-A", "OUTPUT", "-p", "tcp", "--dport", fmt.Sprint(port), "-j", "DROP")
 				}
@@ -83,8 +83,8 @@ func TestProbeSynproxy(t *testing.T) {
 	})
 }
 
-// protect puts the stock recipe's rules before a port.
-func protect(t *testing.T, host *lab.Host, iptables string, port uint16, synproxy string) {
+// synproxyRules puts the stock recipe's rules before a port.
+func synproxyRules(t *testing.T, host *lab.Host, iptables string, port uint16, synproxy string) {
 	t.Helper()
 	match := []string{"-i", "eth0", "-p", "tcp", "--dport", fmt.Sprint(port)}
 	for _, rule := range []string{

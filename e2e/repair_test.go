@@ -74,7 +74,7 @@ func TestBackendWithSYNCookies(t *testing.T) {
 				dropBareSYNs(t, topo, p, backend, web)
 				dropBareSYNs(t, topo, p, backend, mail)
 				done := mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), bulk.String(), "--backend", backend)
-				if s := done["services"].([]any)[1].(map[string]any); s["third_ack"] != string(rules.RepairNotrack) {
+				if s := done["services"].([]any)[0].(map[string]any); s["third_ack"] != string(rules.RepairNotrack) {
 					t.Errorf("service: %v", s)
 				}
 				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 30, Mode: lab.ClientFirst})

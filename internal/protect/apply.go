@@ -53,9 +53,10 @@ type plan struct {
 	have    rules.Ruleset
 	want    rules.Ruleset
 	steps   []rules.Step
-	others  []held          // other backends that hold rules of ours
-	sysctls []sysctl.Change // settings that are not as needed
-	old     *record         // nil: not applied before
+	base    []rules.BaseChain // that the backend had before this attempt
+	others  []held            // other backends that hold rules of ours
+	sysctls []sysctl.Change   // settings that are not as needed
+	old     *record           // nil: not applied before
 	new     *record
 }
 
@@ -86,6 +87,7 @@ func (h *Host) Apply(ctx context.Context, o Order) (*Applied, error) {
 		}
 		defer release()
 	}
+	o.Services = slices.SortedFunc(slices.Values(o.Services), Service.compare)
 	p, err := h.plan(ctx, s, o)
 	if err != nil {
 		return nil, err
@@ -204,12 +206,12 @@ func (p *plan) nextRecord(ctx context.Context, services []Service) error {
 			p.new.Sysctls[i] = c
 		}
 	}
+	var err error
+	if p.base, err = p.backend.BaseChains(ctx); err != nil {
+		return err
+	}
 	if p.new.Base == nil {
-		base, err := p.backend.BaseChains(ctx)
-		if err != nil {
-			return err
-		}
-		p.new.Base = base
+		p.new.Base = p.base
 	}
 	return nil
 }
@@ -261,7 +263,7 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) error {
 		if err := reach(ctx, p.backend, p.have); err != nil {
 			return err
 		}
-		return p.prune(ctx, p.backend)
+		return p.backend.Prune(ctx, p.base)
 	})
 	if err := reach(ctx, p.backend, p.want); err != nil {
 		return fmt.Errorf("rules: %w", err)
@@ -278,14 +280,6 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) error {
 		}
 	}
 	return nil
-}
-
-// prune removes tables that exist only because of this attempt.
-func (p *plan) prune(ctx context.Context, b rules.Backend) error {
-	if p.old != nil {
-		return nil
-	}
-	return b.Prune(ctx, p.new.Base)
 }
 
 func (p *plan) outcome(o Order) *Applied {

@@ -1,6 +1,7 @@
 package protect
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/netip"
 
@@ -23,6 +24,13 @@ type Service struct {
 	// ProbeAt is whom to ask for the options; not valid for a prefix without
 	// a server that stands for it.
 	ProbeAt netip.AddrPort `json:"probe_at"`
+}
+
+// compare orders services by destination and port, so that the order in which
+// they were named, or a resolver answered, makes no difference to the rules.
+func (s Service) compare(o Service) int {
+	return cmp.Or(s.Destination.Addr().Compare(o.Destination.Addr()),
+		cmp.Compare(s.Destination.Bits(), o.Destination.Bits()), cmp.Compare(s.Port, o.Port))
 }
 
 func policyOf(services []Service) rules.Policy {
