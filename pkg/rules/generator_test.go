@@ -1,0 +1,112 @@
+package rules
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+)
+
+// generator makes random policies and rules.
+type generator struct{ *rand.Rand }
+
+func pick[T any](g generator, from ...T) T { return from[g.IntN(len(from))] }
+
+func (g generator) policy() Policy {
+	var p Policy
+	for _, destination := range []string{"192.0.2.1/32", "192.0.2.2/32", "198.51.100.0/24", "2001:db8::1/128", "2001:db8:1::/64"} {
+		for _, port := range []uint16{80, 443} {
+			if g.IntN(3) > 0 {
+				continue
+			}
+			p.Services = append(p.Services, Service{
+				Destination: pfx(destination), Port: port, Hook: pick(g, Input, Forward), First: pick(g, FirstClient, FirstServer),
+				Interfaces: pick(g, nil, []string{"eth0"}, []string{"eth0", "eth1"}), SynCookies: g.IntN(4) == 0,
+				Options: Options{MSS: pick(g, nil, ptr[uint16](1460), ptr[uint16](536)), Timestamps: g.IntN(2) == 0},
+			})
+		}
+	}
+	g.Shuffle(len(p.Services), func(i, j int) { p.Services[i], p.Services[j] = p.Services[j], p.Services[i] })
+	return p
+}
+
+// place picks a chain that satisfies the condition.
+func (g generator) place(k kernel, ok func(textChain) bool) (Family, Table, *textChain) {
+	type place struct {
+		f Family
+		t Table
+		c *textChain
+	}
+	var all []place
+	for _, f := range Families {
+		for _, t := range []Table{Raw, Mangle, Filter, "nat"} {
+			for i := range k[f][t] {
+				if c := &k[f][t][i]; ok(*c) {
+					all = append(all, place{f, t, c})
+				}
+			}
+		}
+	}
+	if len(all) == 0 {
+		return "", "", nil
+	}
+	p := pick(g, all...)
+	return p.f, p.t, p.c
+}
+
+// strangers adds other people's rules and chains.
+func (g generator) strangers(k kernel) {
+	for range g.IntN(20) {
+		f, t, c := g.place(k, func(c textChain) bool { return !ours(c.name) })
+		rule := pick(g, "-j ACCEPT", "-p tcp -m tcp --dport 22 -j ACCEPT", `-m comment --comment "a \"b\"" -j DROP`, "-m limit --limit 3/sec", "")
+		if g.IntN(5) == 0 && k[f].chain(t, "theirs") == nil {
+			k[f][t] = append(k[f][t], textChain{name: "theirs", policy: "-"})
+			rule = "-j theirs"
+			c = k[f].chain(t, c.name) // the slice has moved
+		}
+		c.rules = slices.Insert(c.rules, g.IntN(len(c.rules)+1), rule)
+	}
+}
+
+// spoil does one thing to our rules that somebody might have done.
+func (g generator) spoil(k kernel) {
+	inOurs := func(c textChain) bool { return ours(c.name) && len(c.rules) > 0 }
+	hasJump := func(c textChain) bool { return !ours(c.name) && slices.ContainsFunc(c.rules, isJump) }
+	switch g.IntN(7) {
+	case 0: // a rule less
+		if _, _, c := g.place(k, inOurs); c != nil {
+			i := g.IntN(len(c.rules))
+			c.rules = slices.Delete(c.rules, i, i+1)
+		}
+	case 1: // a rule more, ours or not
+		if _, _, c := g.place(k, inOurs); c != nil {
+			rule := pick(g, pick(g, c.rules...), "-j LOG --log-prefix \"x \"", "-j ACCEPT", "-m comment --comment \"hi there\"", "")
+			c.rules = slices.Insert(c.rules, g.IntN(len(c.rules)+1), rule)
+		}
+	case 2: // another order
+		if _, _, c := g.place(k, inOurs); c != nil {
+			g.Shuffle(len(c.rules), func(i, j int) { c.rules[i], c.rules[j] = c.rules[j], c.rules[i] })
+		}
+	case 3: // no jump
+		if _, _, c := g.place(k, hasJump); c != nil {
+			i := slices.IndexFunc(c.rules, isJump)
+			c.rules = slices.Delete(c.rules, i, i+1)
+		}
+	case 4: // a jump twice
+		if _, _, c := g.place(k, hasJump); c != nil {
+			c.rules = slices.Insert(c.rules, g.IntN(len(c.rules)+1), c.rules[slices.IndexFunc(c.rules, isJump)])
+		}
+	case 5: // rules ahead of the jump
+		if _, _, c := g.place(k, hasJump); c != nil {
+			c.rules = slices.Insert(c.rules, 0, pick(g, "-j ACCEPT", "-p tcp", "-m limit --limit 3/sec -j ACCEPT"))
+		}
+	case 6: // chains of an earlier version, one within the other
+		f, t, c := g.place(k, func(c textChain) bool { return c.policy == "ACCEPT" })
+		if k[f].chain(t, ChainPrefix+"_A") == nil {
+			c.rules = append(c.rules, "-j "+ChainPrefix+"_Z")
+			k[f][t] = append(k[f][t], textChain{ChainPrefix + "_Z", "-", []string{"-p tcp -j " + ChainPrefix + "_A"}},
+				textChain{ChainPrefix + "_A", "-", []string{"-j DROP"}})
+		}
+	}
+}
+
+func isJump(rule string) bool { return strings.HasPrefix(rule, "-j "+ChainPrefix) }
