@@ -123,7 +123,11 @@ func runInside(ctx context.Context, mark string, attr *syscall.SysProcAttr) (int
 	// A Ctrl-C often ends ctx and arrives as a signal too. The inner process must get it once: a second one would
 	// cut short the clean-up that the first began.
 	var told atomic.Bool
+	// As process 1 of its namespace it gets no signal that it has no handler for, so none before it says that it
+	// is set up: by then the program has begun to listen.
+	ready := make(chan struct{})
 	cmd.Cancel = func() error {
+		<-ready
 		if told.Swap(true) {
 			return nil
 		}
@@ -140,8 +144,12 @@ func runInside(ctx context.Context, mark string, attr *syscall.SysProcAttr) (int
 	}
 	done := make(chan struct{})
 	defer close(done)
-	go forward(signals, cmd.Process, &told, done)
+	go func() {
+		<-ready
+		forward(signals, cmd.Process, &told, done)
+	}()
 	problem, _ := io.ReadAll(report)
+	close(ready)
 	err = cmd.Wait()
 	if len(problem) > 0 {
 		return 1, fmt.Errorf("%w: %s", ErrRefused, bytes.TrimSpace(problem))
