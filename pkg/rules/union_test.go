@@ -31,7 +31,7 @@ func TestMerge(t *testing.T) {
 		{"all old", rules("1", "2"), nil, rules("1", "2")},
 		{"in its place", rules("1", "2", "3"), rules("1", "3"), rules("1", "2", "3")},
 		{"new before old", rules("1", "2", "3"), rules("1", "9", "3"), rules("1", "9", "2", "3")},
-		{"moved, and old", rules("1", "2", "3"), rules("3", "1"), rules("3", "1", "2")},
+		{"moved, and old", rules("1", "2", "3"), rules("3", "1"), rules("2", "3", "1")},
 		{"twice", rules("1", "1", "2"), rules("1", "2"), rules("1", "1", "2")},
 		// These would take what is for the rules behind them.
 		{"of everybody", rules("-j ACCEPT", "1", "-j LOG", "2"), rules("1", "2"), rules("1", "2", "-j ACCEPT", "-j LOG")},
