@@ -91,7 +91,7 @@ func leftOver(rec *record, backend string) Finding {
 
 // compare finds how rules and settings differ from the record.
 func (h *Host) compare(ctx context.Context, rec *record, b rules.Backend) ([]Finding, error) {
-	const mend = "run synproxyctl apply again; what changed it will do so again"
+	const mend = "run synproxyctl apply again, and find out what changed it"
 	fs := []Finding{}
 	have, err := b.List(ctx)
 	if err != nil {
