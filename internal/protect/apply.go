@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 	"github.com/synproxyctl/synproxyctl/pkg/sysctl"
@@ -192,7 +193,7 @@ func (h *Host) chooseBackend(ctx context.Context, p *plan, name string) error {
 
 // nextRecord prepares the undo record that will hold when all is done.
 func (p *plan) nextRecord(ctx context.Context, services []Service) error {
-	p.new = &record{Backend: p.backend.Name(), Services: services}
+	p.new = &record{Backend: p.backend.Name(), Services: services, Written: time.Now().UTC().Truncate(time.Second)}
 	if p.old != nil {
 		p.new.Sysctls = slices.Clone(p.old.Sysctls)
 		p.new.Base = p.old.Base

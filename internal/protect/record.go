@@ -27,7 +27,7 @@ type record struct {
 	Schema    int       `json:"schema"`
 	Namespace string    `json:"namespace"`
 	Backend   string    `json:"backend"`
-	Written   time.Time `json:"written"`
+	Written   time.Time `json:"written"` // when it was planned; a rollback does not change it
 	Services  []Service `json:"services"`
 	// Sysctls holds each setting that we changed, with the value to give back.
 	Sysctls []sysctl.Change `json:"sysctls"`
@@ -93,7 +93,7 @@ func parseRecord(text []byte) (*record, error) {
 
 // save writes the record so that at any moment there is the old or the new one.
 func (s store) save(rec *record) error {
-	rec.Schema, rec.Namespace, rec.Written = recordSchema, s.id, time.Now().UTC().Truncate(time.Second)
+	rec.Schema, rec.Namespace = recordSchema, s.id
 	text, err := json.MarshalIndent(rec, "", "  ")
 	if err != nil {
 		return fmt.Errorf("undo record: %w", err)
