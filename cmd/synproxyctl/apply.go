@@ -24,8 +24,8 @@ A prefix, such as 192.0.2.0/24:443, needs all four options, or --probe-at.`,
   synproxyctl apply 192.0.2.1:80,443 [2001:db8::1]:443 --dry-run
   synproxyctl apply @services.txt --interface eth0
   synproxyctl apply 192.0.2.0/24:443 --probe-at 192.0.2.7:443
-  synproxyctl apply 192.0.2.1:22 --mss 1460 --wscale 7 --sack-perm --timestamps \
-      --first server                                     without a probe
+  synproxyctl apply 192.0.2.1:22 --first server \
+      --mss 1460 --wscale 7 --sack-perm --timestamps  without a probe
 `,
 	flags: append(probeFlags(),
 		&cli.StringSliceFlag{Name: "interface", Usage: "answer only SYNs that come in by this interface, `IF`; may be repeated (default: all but lo)"},

@@ -29,8 +29,8 @@ var probeCommand = command{
 		"Exits 3 if a target gives no usable answer.\n\n" + targetHelp,
 	examples: `
   synproxyctl probe 192.0.2.1:443 [2001:db8::1]:443
-  synproxyctl probe www.example.com:80,443 --connect     who speaks first, too
-  synproxyctl probe @servers.txt --count 10 --json       a pool behind one address?
+  synproxyctl probe www.example.com:80,443 --connect  who speaks first, too
+  synproxyctl probe @servers.txt --count 10 --json    a pool behind one address?
 `,
 	flags: append(probeFlags(),
 		&cli.StringFlag{Name: "interface", Usage: "send by this interface, `IF`; for an address of this machine: the one that clients come in by"},

@@ -135,7 +135,7 @@ Proxied connections that are alive do not survive it; the number is told.
 Twice is the same as once.`,
 	examples: `
   synproxyctl revert
-  synproxyctl revert --now                               never mind the connections
+  synproxyctl revert --now                            never mind the connections
 `,
 	flags: []cli.Flag{&cli.BoolFlag{Name: "now", DisableDefaultText: true, Usage: "proxied connections that are alive are given up"}},
 	do:    runRevert,
