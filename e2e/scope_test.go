@@ -1,0 +1,77 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/synproxyctl/synproxyctl/internal/lab"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+// cookies returns how many connections have passed the proxy so far.
+func cookies(t testing.TB, fw *lab.Host) float64 {
+	t.Helper()
+	return number(t, mustDo(t, fw, 0, "status"), "counters", "cookie_valid")
+}
+
+// TestInterfaces protects a service only against what comes in by one interface.
+func TestInterfaces(t *testing.T) {
+	for _, backend := range backends {
+		for _, p := range places {
+			t.Run(backend+"-"+p.String(), func(t *testing.T) {
+				topo := newTopology(t)
+				web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+				mustDo(t, topo.Firewall, 0, "apply", web.String(), "--interface", "eth0", "--backend", backend, "--first", "client")
+				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
+				if n := cookies(t, topo.Firewall); n != 5 {
+					t.Errorf("%v connections of 5 passed the proxy", n)
+				}
+				allGood(t, topo.Attacker, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
+				if n := cookies(t, topo.Firewall); n != 5 {
+					t.Errorf("connections by the other interface passed the proxy: %v", n)
+				}
+			})
+		}
+	}
+}
+
+// TestPrefix protects a network by the options of one of its servers.
+func TestPrefix(t *testing.T) {
+	topo := newTopology(t)
+	web := on4.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+	done := mustDo(t, topo.Firewall, 0, "apply", "10.77.2.0/24:80", "--probe-at", web.String())
+	service := done["services"].([]any)[0].(map[string]any)
+	if service["destination"] != "10.77.2.0/24" || service["source"] != "probed" || number(t, service, "options", "wscale") != 10 {
+		t.Errorf("service: %v", service)
+	}
+	allGood(t, topo.Client, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
+	if n := cookies(t, topo.Firewall); n != 5 {
+		t.Errorf("%v connections of 5 passed the proxy", n)
+	}
+	mustDo(t, topo.Firewall, 0, "verify", "--probe")
+}
+
+// TestRawDenials shows that sources which the host denies in the raw table stay out, as the README says.
+func TestRawDenials(t *testing.T) {
+	for _, backend := range backends {
+		for _, p := range places {
+			t.Run(backend+"-"+p.String(), func(t *testing.T) {
+				topo := newTopology(t)
+				web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+				source := lab.ClientV4.String()
+				if p.family == rules.IPv6 {
+					source = lab.ClientV6.String()
+				}
+				mustDo(t, topo.Firewall, 0, "apply", web.String(), "--backend", backend, "--first", "client")
+				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 2, Mode: lab.ClientFirst})
+				run(t, topo.Firewall, p.program(backend), "-t", "raw", "-A", "PREROUTING", "-s", source, "-j", "DROP")
+				mustDo(t, topo.Firewall, 0, "verify")
+				res := load(t, topo.Client, web, lab.LoadConfig{Connections: 2, Concurrency: 2, Mode: lab.ClientFirst, Timeout: time.Second / 2})
+				if res.OK != 0 {
+					t.Errorf("a denied source got in: %v", res)
+				}
+				allGood(t, topo.Attacker, web, lab.LoadConfig{Connections: 2, Mode: lab.ClientFirst})
+			})
+		}
+	}
+}
