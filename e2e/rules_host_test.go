@@ -207,8 +207,12 @@ func TestIncompatible(t *testing.T) {
 			if err != nil && strings.Contains(err.Error(), "\n") {
 				t.Errorf("error of more than one line: %v", err)
 			}
-			if _, _, err := choose(t, host); errors.Is(err, rules.ErrIncompatible) != tt.fails || !tt.fails && err != nil {
-				t.Errorf("Choose: error %v, want ErrIncompatible: %t", err, tt.fails)
+			want := rules.NFT
+			if tt.fails {
+				want = rules.Legacy
+			}
+			if name, why, err := choose(t, host); err != nil || name != want {
+				t.Errorf("Choose: %s (%s), %v, want %s", name, why, err, want)
 			}
 		})
 	}

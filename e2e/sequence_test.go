@@ -53,9 +53,9 @@ func TestDeclarative(t *testing.T) {
 			}{
 				{[]string{a}, perService + jumps, 0},
 				{[]string{a, b}, perService, 0},
-				{[]string{b, a}, 0, 0},                                          // another order is not another protection
-				{[]string{a, b, c}, perService + jumps, 0},                      // the other family
-				{[]string{a, b, c, "--mss", "1400"}, 3, 3},                      // the SYNPROXY rules
+				{[]string{b, a}, 0, 0},                                              // another order is not another protection
+				{[]string{a, b, c}, perService + jumps, 0},                          // the other family
+				{[]string{a, b, c, "--mss", "1400"}, 3, 3},                          // the SYNPROXY rules
 				{[]string{a, b, c, "--mss", "1400", "--first", "client"}, 3, 3 + 2}, // drop instead of strip: no mangle any more
 				{[]string{b, "--mss", "1400", "--first", "client"}, 0, 2*perService + jumps - 1},
 				{[]string{b, "--mss", "1400", "--first", "client", "--interface", "eth0"}, 3, 3},
@@ -437,4 +437,26 @@ func records(t testing.TB) []string {
 		t.Fatalf("no undo record: %v", err)
 	}
 	return files
+}
+
+// TestNFTInTheWay puts into the tables of iptables-nft what only nft can show. The other variant is then used, and
+// what cannot be seen is not touched.
+func TestNFTInTheWay(t *testing.T) {
+	topo := newTopology(t)
+	fw := topo.Firewall
+	web := on4.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+	runInput(t, fw, `table ip filter {
+	chain FORWARD { type filter hook forward priority filter; policy accept; ct mark 1 drop; }
+}`, "nft", "-f", "-")
+	before := run(t, fw, "nft", "list", "ruleset")
+	if done := mustDo(t, fw, 0, "apply", web.String()); done["backend"] != rules.Legacy {
+		t.Errorf("backend %v (%v)", done["backend"], done["backend_reason"])
+	}
+	allGood(t, topo.Client, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
+	mustDo(t, fw, 0, "verify")
+	mustDo(t, fw, 5, "apply", web.String(), "--backend", rules.NFT)
+	mustDo(t, fw, 0, "revert")
+	if after := run(t, fw, "nft", "list", "ruleset"); after != before {
+		t.Errorf("nft's own rules were\n%s\nand are\n%s", before, after)
+	}
 }

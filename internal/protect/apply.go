@@ -61,12 +61,6 @@ type plan struct {
 	new     *record
 }
 
-// held is a backend and what of ours it holds.
-type held struct {
-	backend rules.Backend
-	rules   rules.Ruleset
-}
-
 // Apply leads the namespace to protect exactly the ordered services. If it
 // fails or ctx ends, everything is as it was before; an error whose code is
 // [Stuck] says what is not.
@@ -155,7 +149,7 @@ func conflicts(ds []rules.Difference) error {
 
 // chooseBackend finds which backend to use, and what each of them holds.
 func (h *Host) chooseBackend(ctx context.Context, p *plan, name string) error {
-	all, err := h.backends()
+	all, err := h.survey(ctx)
 	if err != nil {
 		return err
 	}
@@ -172,16 +166,14 @@ func (h *Host) chooseBackend(ctx context.Context, p *plan, name string) error {
 		}
 		ask, p.reason = b.Name(), why
 	}
-	for _, b := range all {
-		have, err := b.List(ctx)
-		if err != nil {
-			return fmt.Errorf("backend %s: %w", b.Name(), err)
-		}
+	for _, one := range all {
 		switch {
-		case b.Name() == ask:
-			p.backend, p.have = b, have
-		case !have.Empty():
-			p.others = append(p.others, held{b, have})
+		case one.backend.Name() == ask && one.unseen != nil:
+			return one.unseen
+		case one.backend.Name() == ask:
+			p.backend, p.have = one.backend, one.rules
+		case !one.rules.Empty():
+			p.others = append(p.others, one)
 		}
 	}
 	if p.backend == nil {
@@ -231,7 +223,11 @@ func (h *Host) execute(ctx context.Context, s store, p *plan, noVerify bool) ([]
 	if noVerify {
 		return nil, nil
 	}
-	found, err := h.compare(ctx, p.new, p.backend)
+	have, err := p.backend.List(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	found, err := h.compare(p.new, have)
 	if err != nil {
 		return fail(err)
 	}

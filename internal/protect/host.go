@@ -98,9 +98,16 @@ func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 	return nil, fmt.Errorf("lock %s: %w", l.Path(), err)
 }
 
-// backends returns all backends that this host has.
-func (h *Host) backends() ([]rules.Backend, error) {
-	var all []rules.Backend
+// held is a backend and what of ours it holds.
+type held struct {
+	backend rules.Backend
+	rules   rules.Ruleset
+	unseen  error // why that could not be seen: nft uses its tables
+}
+
+// survey lists what each backend that this host has holds of ours.
+func (h *Host) survey(ctx context.Context) ([]held, error) {
+	var all []held
 	var missing error
 	for _, name := range []string{rules.NFT, rules.Legacy} {
 		b, err := h.lookupBackend(name)
@@ -108,7 +115,18 @@ func (h *Host) backends() ([]rules.Backend, error) {
 			missing = err
 			continue
 		}
-		all = append(all, b)
+		one := held{backend: b}
+		one.rules, err = b.List(ctx)
+		if err != nil {
+			err = fmt.Errorf("backend %s: %w", name, err)
+		}
+		if errors.Is(err, rules.ErrIncompatible) {
+			one.unseen, err = err, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, one)
 	}
 	if all == nil {
 		return nil, missing

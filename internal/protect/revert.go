@@ -38,7 +38,7 @@ func (h *Host) Revert(ctx context.Context, giveUp bool) (*Reverted, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, err := h.holding(ctx)
+	ours, err := h.holding(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
@@ -57,22 +57,21 @@ func (h *Host) Revert(ctx context.Context, giveUp bool) (*Reverted, error) {
 }
 
 // holding returns the backends that hold anything of ours.
-func (h *Host) holding(ctx context.Context) ([]held, error) {
-	all, err := h.backends()
+func (h *Host) holding(ctx context.Context, rec *record) ([]held, error) {
+	all, err := h.survey(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var ours []held
-	for _, b := range all {
-		have, err := b.List(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("backend %s: %w", b.Name(), err)
+	for _, one := range all {
+		if rec != nil && one.backend.Name() == rec.Backend && one.unseen != nil {
+			return nil, one.unseen
 		}
-		if err := conflicts(rules.Compare(have, rules.Ruleset{})); err != nil {
+		if err := conflicts(rules.Compare(one.rules, rules.Ruleset{})); err != nil {
 			return nil, err
 		}
-		if !have.Empty() {
-			ours = append(ours, held{b, have})
+		if !one.rules.Empty() {
+			ours = append(ours, one)
 		}
 	}
 	return ours, nil

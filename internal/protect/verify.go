@@ -2,7 +2,6 @@ package protect
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
@@ -54,29 +53,29 @@ func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := h.backends()
+	all, err := h.survey(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	found := []Finding{}
-	for _, b := range all {
-		if rec != nil && b.Name() == rec.Backend {
-			fs, err := h.compare(ctx, rec, b)
+	gone := rec != nil
+	for _, one := range all {
+		mine := rec != nil && one.backend.Name() == rec.Backend
+		switch {
+		case mine && one.unseen != nil:
+			return nil, nil, one.unseen
+		case mine:
+			gone = false
+			fs, err := h.compare(rec, one.rules)
 			if err != nil {
 				return nil, nil, err
 			}
 			found = append(found, fs...)
-			continue
-		}
-		have, err := b.List(ctx)
-		if err != nil {
-			return nil, nil, fmt.Errorf("backend %s: %w", b.Name(), err)
-		}
-		if !have.Empty() {
-			found = append(found, leftOver(rec, b.Name()))
+		case !one.rules.Empty():
+			found = append(found, leftOver(rec, one.backend.Name()))
 		}
 	}
-	if rec != nil && !slices.ContainsFunc(all, func(b rules.Backend) bool { return b.Name() == rec.Backend }) {
+	if gone {
 		found = append(found, finding(Bad, "backend-gone", "install the programs of "+rec.Backend+" again", "the programs of the backend %s are gone", rec.Backend))
 	}
 	return rec, found, nil
@@ -90,13 +89,9 @@ func leftOver(rec *record, backend string) Finding {
 }
 
 // compare finds how rules and settings differ from the record.
-func (h *Host) compare(ctx context.Context, rec *record, b rules.Backend) ([]Finding, error) {
+func (h *Host) compare(rec *record, have rules.Ruleset) ([]Finding, error) {
 	const mend = "run synproxyctl apply again, and find out what changed it"
 	fs := []Finding{}
-	have, err := b.List(ctx)
-	if err != nil {
-		return nil, err
-	}
 	for _, d := range rules.Compare(have, rec.policy().Ruleset()) {
 		hint := mend
 		if d.Fault == rules.ForeignJump {

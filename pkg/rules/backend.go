@@ -2,6 +2,7 @@ package rules
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -72,8 +73,12 @@ func Choose(ctx context.Context) (Backend, string, error) {
 		return found[0], "the only one on this host", nil
 	}
 	var used []*xtables
-	for _, x := range found {
+	for i, x := range found {
 		in, err := x.inUse(ctx)
+		if errors.Is(err, ErrIncompatible) {
+			// The other variant has tables of its own, in the same kernel.
+			return found[1-i], "nft uses the tables of " + x.name, nil
+		}
 		if err != nil {
 			return nil, "", err
 		}
