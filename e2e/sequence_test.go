@@ -172,7 +172,7 @@ func TestEveryStepFails(t *testing.T) {
 					if seq.from != nil {
 						on(t, fw, func() error { return applyIn(&protect.Host{}, seq.from, backend) })
 					}
-					before := inAnyOrder(dump(t, fw)) + recordOf(t, fw)
+					before := inAnyOrder(dump(t, fw)) + recordOf(t)
 					steps := 0
 					for ; ; steps++ {
 						left := steps + 1
@@ -185,7 +185,7 @@ func TestEveryStepFails(t *testing.T) {
 						if !errors.Is(err, errInjected) || protect.CodeOf(err) != protect.Failed {
 							t.Fatalf("step %d: %v (%s)", steps, err, protect.CodeOf(err))
 						}
-						sameDump(t, before, inAnyOrder(dump(t, fw))+recordOf(t, fw))
+						sameDump(t, before, inAnyOrder(dump(t, fw))+recordOf(t))
 					}
 					if steps < 4 {
 						t.Errorf("only %d steps could fail", steps)
@@ -213,7 +213,7 @@ func applyIn(h *protect.Host, list []protect.Service, backend string) error {
 }
 
 // recordOf returns the undo records, without the time at which they were written.
-func recordOf(t testing.TB, fw *lab.Host) string {
+func recordOf(t testing.TB) string {
 	t.Helper()
 	var b strings.Builder
 	files, err := filepath.Glob(protect.RunDir + "/*.json")
@@ -250,7 +250,7 @@ func TestRollbackFailsToo(t *testing.T) {
 	if protect.CodeOf(err) != protect.Stuck || !strings.Contains(err.Error(), "rules of iptables-nft") {
 		t.Fatalf("error %v (%s)", err, protect.CodeOf(err))
 	}
-	if recordOf(t, fw) == "" {
+	if recordOf(t) == "" {
 		t.Error("the undo record is gone")
 	}
 	mustDo(t, fw, 0, "revert")

@@ -136,14 +136,14 @@ func (s *stage) swap(hidden []string, scripts map[string]string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	real, instead := filepath.Join(s.work, "real"), filepath.Join(s.work, "instead")
-	if err := errors.Join(os.RemoveAll(instead), os.MkdirAll(real, 0o700), os.MkdirAll(instead, 0o700)); err != nil {
+	whole, instead := filepath.Join(s.work, "real"), filepath.Join(s.work, "instead")
+	if err := errors.Join(os.RemoveAll(instead), os.MkdirAll(whole, 0o700), os.MkdirAll(instead, 0o700)); err != nil {
 		s.t.Fatal(err)
 	}
 	// Read-only, so that nothing that goes wrong here can reach the real programs through a link.
-	s.setup = fmt.Sprintf(`PATH="$PATH:%[2]s"; mount --bind %[1]s %[2]s; mount -o remount,bind,ro %[2]s; mount -t tmpfs tmpfs %[1]s; ln -s %[2]s/* %[1]s/; cd %[1]s; `, dir, real)
+	s.setup = fmt.Sprintf(`PATH="$PATH:%[2]s"; mount --bind %[1]s %[2]s; mount -o remount,bind,ro %[2]s; mount -t tmpfs tmpfs %[1]s; ln -s %[2]s/* %[1]s/; cd %[1]s; `, dir, whole)
 	for name, script := range scripts {
-		text := "#!/bin/sh\n" + strings.ReplaceAll(script, "REAL", real) + "\n"
+		text := "#!/bin/sh\n" + strings.ReplaceAll(script, "REAL", whole) + "\n"
 		if err := os.WriteFile(filepath.Join(instead, name), []byte(text), 0o700); err != nil {
 			s.t.Fatal(err)
 		}
