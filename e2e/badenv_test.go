@@ -216,10 +216,10 @@ func TestBadInputRecord(t *testing.T) {
 		"of another namespace": file(`{"schema":1,"namespace":"cookie-1"}`),
 		"with a bad service":   file(`{"schema":1,"services":[{"destination":"127.0.0.1/32","port":0,"hook":"input"}]}`),
 		"a link": func() error { // to what would do, were it not a link
-			real := filepath.Join(s.work, "record")
+			other := filepath.Join(s.work, "record")
 			id := strings.TrimSuffix(filepath.Base(path), ".json")
 			content := fmt.Sprintf(`{"schema":1,"namespace":%q,"backend":"iptables-nft"}`, id)
-			return errors.Join(os.WriteFile(real, []byte(content), 0o600), os.Symlink(real, path))
+			return errors.Join(os.WriteFile(other, []byte(content), 0o600), os.Symlink(other, path))
 		},
 		"a FIFO":      func() error { return unix.Mkfifo(path, 0o600) },
 		"a directory": func() error { return os.Mkdir(path, 0o700) },
