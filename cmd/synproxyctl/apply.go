@@ -70,7 +70,7 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 			return nil, err
 		}
 	}
-	if err := protect.CanChange(); err != nil {
+	if err := h.Ready(backend); err != nil {
 		return nil, err
 	}
 	wishes := make([]protect.Wish, len(targets))

@@ -60,6 +60,27 @@ func CanChange() error {
 	return nil
 }
 
+// Ready checks what an apply by the named backend will need, so that it need not
+// probe first to find it missing. An empty name, or "auto", is any backend.
+func (h *Host) Ready(backend string) error {
+	if err := CanChange(); err != nil {
+		return err
+	}
+	var err error
+	for _, name := range backendNames {
+		if backend != "" && backend != "auto" && name != backend {
+			continue
+		}
+		if _, err = h.lookupBackend(name); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// backendNames are the backends that a host may have.
+var backendNames = []string{rules.NFT, rules.Legacy}
+
 // open returns the store of this namespace.
 func (h *Host) open() (store, error) {
 	id, err := kernel.NetNSID()
@@ -109,7 +130,7 @@ type held struct {
 func (h *Host) survey(ctx context.Context) ([]held, error) {
 	var all []held
 	var missing error
-	for _, name := range []string{rules.NFT, rules.Legacy} {
+	for _, name := range backendNames {
 		b, err := h.lookupBackend(name)
 		if err != nil {
 			missing = err

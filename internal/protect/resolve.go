@@ -175,7 +175,7 @@ func hookFor(a netip.Addr) (rules.Hook, error) {
 	case err != nil:
 		return "", err
 	case route.Unreachable != "":
-		return "", fmt.Errorf("no route to %s: %s", a, route.Unreachable)
+		return "", fmt.Errorf("%s cannot be reached: %s", a, route.Unreachable)
 	case route.Local:
 		return rules.Input, nil
 	}

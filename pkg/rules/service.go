@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -158,19 +159,46 @@ type Policy struct {
 	Services []Service `json:"services"`
 }
 
-// Validate returns every fault of the policy, joined; nil if there is none.
+// Validate returns every fault of the policy, joined; nil if there is none. Of
+// services that overlap, each is told with the widest that covers it.
 func (p Policy) Validate() error {
 	var errs []error
+	cover := p.covers()
 	for i, s := range p.Services {
 		faults := s.faults()
-		for _, t := range p.Services[:i] {
-			if s.Port == t.Port && s.Destination.Overlaps(t.Destination) {
-				faults = append(faults, fmt.Errorf("overlaps with %s", t))
-			}
+		if c, ok := cover[i]; ok {
+			faults = append(faults, fmt.Errorf("overlaps with %s", p.Services[c]))
 		}
 		for _, fault := range faults {
 			errs = append(errs, fmt.Errorf("service %s: %w", s, fault))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// covers maps each service that lies within an earlier or wider one to it, both
+// by their indices. Prefixes are nested or disjoint, so that in the order of
+// addresses, wider first, the one that covers comes before what it covers.
+func (p Policy) covers() map[int]int {
+	order := make([]int, len(p.Services))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int {
+		a, b := p.Services[i], p.Services[j]
+		return cmp.Or(cmp.Compare(a.Port, b.Port),
+			a.Destination.Masked().Addr().Compare(b.Destination.Masked().Addr()),
+			cmp.Compare(a.Destination.Bits(), b.Destination.Bits()))
+	})
+	cover := map[int]int{}
+	last := -1
+	for _, i := range order {
+		s := p.Services[i]
+		if last >= 0 && s.Port == p.Services[last].Port && s.Destination.Overlaps(p.Services[last].Destination) {
+			cover[i] = last
+			continue
+		}
+		last = i
+	}
+	return cover
 }

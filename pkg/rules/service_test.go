@@ -153,7 +153,7 @@ func TestPolicyFaultsJoined(t *testing.T) {
 	network, inside := service("198.51.100.0/24"), service("198.51.100.7/32")
 	twice := service("198.51.100.7/32")
 	twice.Hook = Input
-	got := strings.Split(Policy{[]Service{bad, network, inside, twice}}.Validate().Error(), "\n")
+	got := strings.Split(Policy{[]Service{bad, inside, network, twice}}.Validate().Error(), "\n")
 	want := []string{
 		"service 192.0.2.1:0: port 0 is not a port of a service",
 		`service 192.0.2.1:0: hook "x": neither input nor forward`,
@@ -163,7 +163,6 @@ func TestPolicyFaultsJoined(t *testing.T) {
 		"service 192.0.2.1:0: wscale 99: more than 14 (RFC 7323)",
 		"service 198.51.100.7:80: overlaps with 198.51.100.0/24:80",
 		"service 198.51.100.7:80: overlaps with 198.51.100.0/24:80",
-		"service 198.51.100.7:80: overlaps with 198.51.100.7:80",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
