@@ -103,16 +103,20 @@ func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 		return nil, fmt.Errorf("undo records: %w", err)
 	}
 	l := flock.New(s.dir+"/"+s.id+".lock", flock.SetPermissions(0o600))
-	waitCtx, cancel := context.WithTimeout(ctx, max(h.LockTimeout, time.Millisecond))
-	defer cancel()
-	const poll = 20 * time.Millisecond
-	ok, err := l.TryLockContext(waitCtx, poll)
+	// At once first: with a short timeout the other way may not try at all.
+	ok, err := l.TryLock()
+	if err == nil && !ok && h.LockTimeout > 0 {
+		waitCtx, cancel := context.WithTimeout(ctx, h.LockTimeout)
+		defer cancel()
+		const poll = 20 * time.Millisecond
+		ok, err = l.TryLockContext(waitCtx, poll)
+	}
 	switch {
 	case ok:
 		return func() { _ = l.Close() }, nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.Is(err, context.DeadlineExceeded):
+	case err == nil, errors.Is(err, context.DeadlineExceeded):
 		return nil, Errorf(Conflict, "wait for it to end, or give it more time with --lock-timeout",
 			"another instance is changing this network namespace; waited %v", h.LockTimeout)
 	}
