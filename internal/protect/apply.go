@@ -2,7 +2,6 @@ package protect
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -18,33 +17,6 @@ type Order struct {
 	Backend  string    // the name of a backend; empty or "auto": the one that fits
 	DryRun   bool      // only tell what would be done
 	NoVerify bool      // do not read the rules back
-}
-
-// Change is one thing that was, or would be, changed.
-type Change struct {
-	Kind   string       `json:"kind"` // "sysctl" or "rule"
-	Key    string       `json:"key,omitempty"`
-	Before string       `json:"before,omitempty"`
-	After  string       `json:"after,omitempty"`
-	Action rules.Action `json:"action,omitempty"`
-	Family rules.Family `json:"family,omitempty"`
-	Table  rules.Table  `json:"table,omitempty"`
-	Chain  string       `json:"chain,omitempty"`
-	Rule   string       `json:"rule,omitempty"`
-}
-
-// Applied is the outcome of [Host.Apply].
-type Applied struct {
-	Changed  bool      `json:"changed"`
-	DryRun   bool      `json:"dry_run"`
-	Backend  string    `json:"backend"`
-	Reason   string    `json:"backend_reason"`
-	Services Services  `json:"services"`
-	Changes  []Change  `json:"changes"`
-	Verified bool      `json:"verified"`
-	Findings []Finding `json:"findings"`
-	// Script is what the backend is given, for people.
-	Script string `json:"-"`
 }
 
 // plan is everything that an apply will do, found before the first change.
@@ -278,48 +250,3 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) error {
 	}
 	return nil
 }
-
-func (p *plan) outcome(o Order) *Applied {
-	a := &Applied{
-		Changed: !p.same(), DryRun: o.DryRun, Backend: p.backend.Name(), Reason: p.reason,
-		Services: o.Services, Changes: []Change{}, Findings: adviseOptions(o.Services),
-	}
-	for _, c := range p.sysctls {
-		a.Changes = append(a.Changes, Change{Kind: "sysctl", Key: c.Key, Before: c.Before, After: c.After})
-	}
-	add := func(b rules.Backend, steps []rules.Step) {
-		for _, s := range steps {
-			a.Script += b.Render(s)
-			for _, c := range s.Changes {
-				a.Changes = append(a.Changes, Change{
-					Kind: "rule", Action: c.Action,
-					Family: c.Rule.Family, Table: c.Rule.Table, Chain: c.Rule.Chain, Rule: c.Rule.String(),
-				})
-			}
-		}
-	}
-	add(p.backend, p.steps)
-	for _, held := range p.others {
-		add(held.backend, rules.Plan(held.rules, rules.Ruleset{}))
-	}
-	return a
-}
-
-// adviseOptions tells what the options of the services mean for their clients.
-func adviseOptions(services []Service) []Finding {
-	fs := []Finding{}
-	for _, s := range services {
-		o := s.Options
-		if !o.Timestamps && (o.SACKPerm || o.WScale != nil) {
-			fs = append(fs, finding(Warn, "no-timestamps", "enable timestamps on the backend (net.ipv4.tcp_timestamps=1)",
-				"%s: without timestamps the cookie has no room for wscale and SACK: transfers over long distances will be slow", s))
-		}
-		if s.SynCookies {
-			fs = append(fs, finding(Info, "backend-syn-cookies", "behind SYNPROXY the backend does not need net.ipv4.tcp_syncookies=2",
-				"%s: the backend answers with SYN cookies of its own", s))
-		}
-	}
-	return fs
-}
-
-var errNoRecord = errors.New("no protection is applied in this network namespace")

@@ -2,6 +2,7 @@ package protect
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
@@ -14,6 +15,8 @@ type Verified struct {
 	Findings []Finding `json:"findings"`
 	services []Service
 }
+
+var errNoRecord = errors.New("no protection is applied in this network namespace")
 
 // Services returns what the record says is protected.
 func (v *Verified) Services() []Service { return v.services }

@@ -1,0 +1,73 @@
+package protect
+
+import "github.com/synproxyctl/synproxyctl/pkg/rules"
+
+// Change is one thing that was, or would be, changed.
+type Change struct {
+	Kind   string       `json:"kind"` // "sysctl" or "rule"
+	Key    string       `json:"key,omitempty"`
+	Before string       `json:"before,omitempty"`
+	After  string       `json:"after,omitempty"`
+	Action rules.Action `json:"action,omitempty"`
+	Family rules.Family `json:"family,omitempty"`
+	Table  rules.Table  `json:"table,omitempty"`
+	Chain  string       `json:"chain,omitempty"`
+	Rule   string       `json:"rule,omitempty"`
+}
+
+// Applied is the outcome of [Host.Apply].
+type Applied struct {
+	Changed  bool      `json:"changed"`
+	DryRun   bool      `json:"dry_run"`
+	Backend  string    `json:"backend"`
+	Reason   string    `json:"backend_reason"`
+	Services Services  `json:"services"`
+	Changes  []Change  `json:"changes"`
+	Verified bool      `json:"verified"`
+	Findings []Finding `json:"findings"`
+	// Script is what the backend is given, for people.
+	Script string `json:"-"`
+}
+
+func (p *plan) outcome(o Order) *Applied {
+	a := &Applied{
+		Changed: !p.same(), DryRun: o.DryRun, Backend: p.backend.Name(), Reason: p.reason,
+		Services: o.Services, Changes: []Change{}, Findings: adviseOptions(o.Services),
+	}
+	for _, c := range p.sysctls {
+		a.Changes = append(a.Changes, Change{Kind: "sysctl", Key: c.Key, Before: c.Before, After: c.After})
+	}
+	add := func(b rules.Backend, steps []rules.Step) {
+		for _, s := range steps {
+			a.Script += b.Render(s)
+			for _, c := range s.Changes {
+				a.Changes = append(a.Changes, Change{
+					Kind: "rule", Action: c.Action,
+					Family: c.Rule.Family, Table: c.Rule.Table, Chain: c.Rule.Chain, Rule: c.Rule.String(),
+				})
+			}
+		}
+	}
+	add(p.backend, p.steps)
+	for _, held := range p.others {
+		add(held.backend, rules.Plan(held.rules, rules.Ruleset{}))
+	}
+	return a
+}
+
+// adviseOptions tells what the options of the services mean for their clients.
+func adviseOptions(services []Service) []Finding {
+	fs := []Finding{}
+	for _, s := range services {
+		o := s.Options
+		if !o.Timestamps && (o.SACKPerm || o.WScale != nil) {
+			fs = append(fs, finding(Warn, "no-timestamps", "enable timestamps on the backend (net.ipv4.tcp_timestamps=1)",
+				"%s: without timestamps the cookie has no room for wscale and SACK: transfers over long distances will be slow", s))
+		}
+		if s.SynCookies {
+			fs = append(fs, finding(Info, "backend-syn-cookies", "behind SYNPROXY the backend does not need net.ipv4.tcp_syncookies=2",
+				"%s: the backend answers with SYN cookies of its own", s))
+		}
+	}
+	return fs
+}
