@@ -398,6 +398,19 @@ func TestRevertSpares(t *testing.T) {
 		if found := codes(mustDo(t, fw, 3, "verify")); !slices.Contains(found, "no-record") {
 			t.Errorf("verify: %v", found)
 		}
+		again := mustDo(t, fw, 0, append(slices.Clone(apply), "--first", "server")...)
+		if again["changed"] != false || !slices.Contains(codes(again), "no-record") {
+			t.Errorf("apply: %v", again)
+		}
+		mustDo(t, fw, 0, "verify")
+		if again := mustDo(t, fw, 0, apply...); again["changed"] != false || len(codes(again)) != 0 {
+			t.Errorf("apply: %v", again)
+		}
+		for _, f := range records(t) {
+			if err := os.Remove(f); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if found := codes(mustDo(t, fw, 0, "revert")); !slices.Contains(found, "no-record") {
 			t.Errorf("revert: %v", found)
 		}

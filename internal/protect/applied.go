@@ -31,8 +31,12 @@ type Applied struct {
 
 func (p *plan) outcome(o Order) *Applied {
 	a := &Applied{
-		Changed: !p.same(), DryRun: o.DryRun, Backend: p.backend.Name(), Reason: p.reason,
+		Changed: p.changes(), DryRun: o.DryRun, Backend: p.backend.Name(), Reason: p.reason,
 		Services: o.Services, Changes: []Change{}, Findings: adviseOptions(o.Services),
+	}
+	if p.old == nil && !p.have.Empty() {
+		a.Findings = append(a.Findings, finding(Warn, "no-record", "after a revert, set net.netfilter.nf_conntrack_tcp_loose yourself; the kernel's default is 1",
+			"rules of ours stood here without an undo record: what settings were before is not known"))
 	}
 	for _, c := range p.sysctls {
 		a.Changes = append(a.Changes, Change{Kind: "sysctl", Key: c.Key, Before: c.Before, After: c.After})

@@ -84,10 +84,12 @@ func checkOrder(o Order) error {
 	return nil
 }
 
-// same reports whether nothing has to be done.
+// changes reports whether the kernel has to be changed.
+func (p *plan) changes() bool { return len(p.steps) > 0 || len(p.others) > 0 || len(p.sysctls) > 0 }
+
+// same reports whether nothing has to be done, not even to the record.
 func (p *plan) same() bool {
-	return len(p.steps) == 0 && len(p.others) == 0 && len(p.sysctls) == 0 && p.old != nil &&
-		reflect.DeepEqual(p.old.Services, p.new.Services) && p.old.Backend == p.new.Backend
+	return !p.changes() && p.old != nil && p.old.Backend == p.new.Backend && reflect.DeepEqual(p.old.Services, p.new.Services)
 }
 
 func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
