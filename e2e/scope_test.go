@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -49,6 +50,32 @@ func TestPrefix(t *testing.T) {
 		t.Errorf("%v connections of 5 passed the proxy", n)
 	}
 	mustDo(t, topo.Firewall, 0, "verify", "--probe")
+}
+
+// TestPrefixSparesTheFirewall protects a network in which the firewall has an address too. Its own service on the same
+// port, behind its own strict rules, is not the prefix's business; and the other way round.
+func TestPrefixSparesTheFirewall(t *testing.T) {
+	for _, backend := range backends {
+		for _, hook := range []rules.Hook{rules.Forward, rules.Input} {
+			t.Run(backend+"-"+string(hook), func(t *testing.T) {
+				topo := newTopology(t)
+				routed := on4.serve(t, topo, 22, lab.ServerConfig{Mode: lab.ServerFirst})
+				own := serve(t, topo.Firewall, lab.ServerConfig{Mode: lab.ServerFirst, Address: netip.AddrPortFrom(lab.InsideV4, 22)}).Address()
+				for _, chain := range []string{"INPUT", "FORWARD"} {
+					run(t, topo.Firewall, backend, "-P", chain, "DROP")
+					run(t, topo.Firewall, backend, "-A", chain, "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
+					run(t, topo.Firewall, backend, "-A", chain, "-p", "tcp", "--dport", "22", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
+				}
+				args := append([]string{"apply", "10.77.2.0/24:22", "--hook", string(hook), "--backend", backend, "--first", "server"}, explicit...)
+				mustDo(t, topo.Firewall, 0, args...)
+				allGood(t, topo.Client, routed, lab.LoadConfig{Connections: 5, Mode: lab.ServerFirst})
+				allGood(t, topo.Client, own, lab.LoadConfig{Connections: 5, Mode: lab.ServerFirst})
+				if n := cookies(t, topo.Firewall); n != 5 {
+					t.Errorf("%v connections passed the proxy, want those of one of the two", n)
+				}
+			})
+		}
+	}
 }
 
 // TestRawDenials shows that sources which the host denies in the raw table stay out, as the README says.

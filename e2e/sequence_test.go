@@ -473,3 +473,103 @@ func TestNFTInTheWay(t *testing.T) {
 		t.Errorf("nft's own rules were\n%s\nand are\n%s", before, after)
 	}
 }
+
+// TestUnseenRules hides the protection's own rules from the tool: behind a rule that only nft can show. Nothing may
+// then pretend that they are gone.
+func TestUnseenRules(t *testing.T) {
+	topo := newTopology(t)
+	fw := topo.Firewall
+	apply := append([]string{"apply", lab.ServerV4.String() + ":80"}, explicit...)
+	mustDo(t, fw, 0, append(apply, "--backend", rules.NFT)...)
+	run(t, fw, "nft", "add", "rule", "ip", "filter", "FORWARD", "ct", "mark", "1", "drop")
+	before := dump(t, fw) + recordOf(t)
+	mustDo(t, fw, 5, "revert")
+	mustDo(t, fw, 5, append(apply, "--backend", rules.Legacy)...)
+	mustDo(t, fw, 5, apply...)
+	if found := codes(mustDo(t, fw, 3, "verify")); !slices.Contains(found, "backend-unseen") {
+		t.Errorf("verify: %v", found)
+	}
+	if state := mustDo(t, fw, 0, "status")["state"]; state != "drifted" {
+		t.Errorf("state %v", state)
+	}
+	sameDump(t, before, dump(t, fw)+recordOf(t))
+	run(t, fw, "nft", "flush", "chain", "ip", "filter", "FORWARD")
+	mustDo(t, fw, 0, "revert")
+	if left := run(t, fw, "nft", "list", "ruleset"); strings.Contains(left, "SYNPROXYCTL") {
+		t.Errorf("left:\n%s", left)
+	}
+}
+
+// TestRevertSparesTables makes chains and tables of somebody else while the protection stands, which must stay, empty
+// as they are; also when the record is lost and the protection moves.
+func TestRevertSparesTables(t *testing.T) {
+	const theirs = `table ip filter {
+	chain mine {
+		type filter hook input priority filter + 5; policy accept;
+	}
+}
+table ip6 filter {
+	chain mine {
+		type filter hook input priority filter + 5; policy accept;
+	}
+}
+table ip6 raw {
+}
+`
+	for _, lost := range []bool{false, true} {
+		topo := newTopology(t)
+		fw := topo.Firewall
+		apply := append([]string{"apply", lab.ServerV4.String() + ":80"}, explicit...)
+		mustDo(t, fw, 0, append(apply, "--backend", rules.NFT)...)
+		runInput(t, fw, theirs, "nft", "-f", "-")
+		if lost {
+			for _, f := range records(t) {
+				if err := os.Remove(f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mustDo(t, fw, 0, append(apply, "--backend", rules.Legacy)...)
+		}
+		mustDo(t, fw, 0, "revert")
+		left := run(t, fw, "nft", "list", "ruleset")
+		if !lost && left != theirs {
+			t.Errorf("left:\n%s\nwant:\n%s", left, theirs)
+		}
+		if strings.Count(left, "chain mine") != 2 || !strings.Contains(left, "table ip6 raw") {
+			t.Errorf("record lost %v: left:\n%s", lost, left)
+		}
+	}
+}
+
+// TestLookWhileChanging verifies again and again while the protection is changed. A change that is under way is no
+// drift.
+func TestLookWhileChanging(t *testing.T) {
+	topo := newTopology(t)
+	fw := topo.Firewall
+	apply := append([]string{"apply", lab.ServerV4.String() + ":80", "--first", "server"}, explicit...)
+	mustDo(t, fw, 0, apply...)
+	stop := make(chan struct{})
+	changed := make(chan int)
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-stop:
+				changed <- n
+				return
+			default:
+			}
+			if _, stderr, exit := synproxyctl(t, fw, append(apply, "--mss", fmt.Sprint(1400+n%2))...); exit != 0 {
+				t.Errorf("apply: exit %d: %s", exit, stderr)
+			}
+			n++
+		}
+	}()
+	for range 15 {
+		mustDo(t, fw, 0, "verify")
+	}
+	close(stop)
+	if n := <-changed; n < 3 {
+		t.Errorf("only %d changes meanwhile", n)
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -141,6 +142,14 @@ Twice is the same as once.`,
 	do:    runRevert,
 }
 
+// revertedNote promises no more than the findings leave true.
+func revertedNote(r *protect.Reverted) string {
+	if slices.ContainsFunc(r.Findings, func(f protect.Finding) bool { return f.Code == "no-record" || f.Code == "sysctl-foreign" }) {
+		return "the rules are gone; for the settings see above"
+	}
+	return "rules and settings are as they were before"
+}
+
 func runRevert(_ env, c *cli.Context) (*answer, error) {
 	h, err := host(c)
 	if err != nil {
@@ -153,7 +162,7 @@ func runRevert(_ env, c *cli.Context) (*answer, error) {
 	return &answer{result: r, text: func(w io.Writer, p paint) {
 		writeFindings(w, p, r.Findings)
 		if r.Changed {
-			fmt.Fprintln(w, p.good("reverted")+": rules and settings are as they were before")
+			fmt.Fprintln(w, p.good("reverted")+": "+revertedNote(r))
 		} else {
 			fmt.Fprintln(w, "nothing to revert")
 		}

@@ -34,9 +34,8 @@ func (p *plan) outcome(o Order) *Applied {
 		Changed: p.changes(), DryRun: o.DryRun, Backend: p.backend.Name(), Reason: p.reason,
 		Services: o.Services, Changes: []Change{}, Findings: adviseOptions(o.Services),
 	}
-	if p.old == nil && !p.have.Empty() {
-		a.Findings = append(a.Findings, finding(Warn, "no-record", "after a revert, set net.netfilter.nf_conntrack_tcp_loose yourself; the kernel's default is 1",
-			"rules of ours stood here without an undo record: what settings were before is not known"))
+	if p.old == nil && p.new.Unknown {
+		a.Findings = append(a.Findings, recordLost())
 	}
 	for _, c := range p.sysctls {
 		a.Changes = append(a.Changes, Change{Kind: "sysctl", Key: c.Key, Before: c.Before, After: c.After})

@@ -140,19 +140,20 @@ func (h *Host) chooseBackend(ctx context.Context, p *plan, name string) error {
 		}
 		ask, p.reason = b.Name(), why
 	}
-	for _, one := range all {
-		switch {
-		case one.backend.Name() == ask && one.unseen != nil:
-			return one.unseen
-		case one.backend.Name() == ask:
-			p.backend, p.have = one.backend, one.rules
-		case !one.rules.Empty():
-			p.others = append(p.others, one)
+	if p.old != nil {
+		if _, err := find(all, p.old.Backend); err != nil {
+			return err
 		}
 	}
-	if p.backend == nil {
-		_, err := h.lookupBackend(ask)
+	mine, err := find(all, ask)
+	if err != nil {
 		return err
+	}
+	p.backend, p.have = mine.backend, mine.rules
+	for _, one := range all {
+		if one.backend.Name() != ask && !one.rules.Empty() {
+			p.others = append(p.others, one)
+		}
 	}
 	return nil
 }
@@ -162,7 +163,9 @@ func (p *plan) nextRecord(ctx context.Context, services []Service) error {
 	p.new = &record{Backend: p.backend.Name(), Services: services, Written: time.Now().UTC().Truncate(time.Second)}
 	if p.old != nil {
 		p.new.Sysctls = slices.Clone(p.old.Sysctls)
-		p.new.Base = p.old.Base
+		p.new.Base, p.new.Unknown = p.old.Base, p.old.Unknown
+	} else {
+		p.new.Unknown = !p.have.Empty() || len(p.others) > 0
 	}
 	for _, c := range p.sysctls {
 		// The latest value that was not ours is the one to give back.
@@ -245,6 +248,9 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) error {
 		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return reach(ctx, o.backend, o.rules) })
 		if err := reach(ctx, o.backend, rules.Ruleset{}); err != nil {
 			return fmt.Errorf("rules: %w", err)
+		}
+		if p.new.Base == nil {
+			continue // the record is lost, and which tables were there before us
 		}
 		if err := o.backend.Prune(ctx, p.new.Base); err != nil {
 			return err

@@ -23,3 +23,9 @@ type Finding struct {
 func finding(s Severity, code, hint, format string, args ...any) Finding {
 	return Finding{s, code, fmt.Sprintf(format, args...), hint}
 }
+
+// recordLost tells that rules of ours stood without an undo record.
+func recordLost() Finding {
+	return finding(Warn, "no-record", "after a revert, set net.netfilter.nf_conntrack_tcp_loose yourself; the kernel's default is 1",
+		"rules of ours stood here without an undo record: what settings were before is not known")
+}

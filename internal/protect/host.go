@@ -96,13 +96,16 @@ func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 		return nil, fmt.Errorf("undo records: %w", err)
 	}
 	fi, err := os.Lstat(s.dir)
-	if err == nil && !fi.IsDir() {
-		err = fmt.Errorf("%s: not a directory", s.dir)
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("undo records: %w", err)
+	case !fi.IsDir():
+		return nil, fmt.Errorf("undo records: %s: not a directory", s.dir)
 	}
-	l := flock.New(s.dir+"/"+s.id+".lock", flock.SetPermissions(0o600))
+	if err := trusted(fi); err != nil {
+		return nil, Errorf(Conflict, "see who made it, and remove it", "undo records: %s: %w", s.dir, err)
+	}
+	l := flock.New(s.lockPath(), flock.SetPermissions(0o600))
 	// At once first: with a short timeout the other way may not try at all.
 	ok, err := l.TryLock()
 	if err == nil && !ok && h.LockTimeout > 0 {
@@ -123,11 +126,40 @@ func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 	return nil, fmt.Errorf("lock %s: %w", l.Path(), err)
 }
 
+// settled waits until no instance is changing this namespace, so that a look at
+// it does not meet a half-done change, and keeps others from beginning one until
+// it is released. Where that cannot be had in time, the look is taken anyway.
+func (h *Host) settled(ctx context.Context, s store) (release func()) {
+	if _, err := os.Stat(s.lockPath()); err != nil {
+		return func() {} // nobody has ever changed it; looking makes no file
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(h.LockTimeout, time.Millisecond))
+	defer cancel()
+	l := flock.New(s.lockPath(), flock.SetPermissions(0o600))
+	const poll = 5 * time.Millisecond
+	_, _ = l.TryRLockContext(ctx, poll)
+	return func() { _ = l.Close() }
+}
+
 // held is a backend and what of ours it holds.
 type held struct {
 	backend rules.Backend
 	rules   rules.Ruleset
 	unseen  error // why that could not be seen: nft uses its tables
+}
+
+// find returns what the named backend holds. That it is not on this host, or
+// cannot be seen, is an error: its rules could be live all the same.
+func find(all []held, name string) (held, error) {
+	for _, one := range all {
+		if one.backend.Name() == name {
+			return one, one.unseen
+		}
+	}
+	if _, err := rules.Find(name); err != nil {
+		return held{}, err
+	}
+	return held{}, fmt.Errorf("backend %s: appeared just now", name)
 }
 
 // survey lists what each backend that this host has holds of ours.

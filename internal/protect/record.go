@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -31,6 +33,9 @@ type record struct {
 	Services  []Service `json:"services"`
 	// Sysctls holds each setting that we changed, with the value to give back.
 	Sysctls []sysctl.Change `json:"sysctls"`
+	// Unknown tells that a record was lost before this one, and with it what
+	// settings were before.
+	Unknown bool `json:"settings_unknown,omitempty"`
 	// Base holds the built-in chains of iptables-nft that were there before
 	// us; null if we never used it.
 	Base []rules.BaseChain `json:"base_chains"`
@@ -43,6 +48,8 @@ type store struct {
 }
 
 func (s store) path() string { return filepath.Join(s.dir, s.id+".json") }
+
+func (s store) lockPath() string { return filepath.Join(s.dir, s.id+".lock") }
 
 // maxRecord bounds what is read, in bytes: 100,000 services take about 30 MB.
 const maxRecord = 256 << 20
@@ -62,6 +69,13 @@ func (s store) load() (*record, error) {
 		return nil, Errorf(Conflict, notOurs, "undo record: %w", err)
 	}
 	defer f.Close()
+	fi, err := f.Stat()
+	if err == nil {
+		err = trusted(fi)
+	}
+	if err != nil {
+		return nil, Errorf(Conflict, notOurs, "undo record %s: %w", s.path(), err)
+	}
 	text, err := io.ReadAll(io.LimitReader(f, maxRecord))
 	if err != nil {
 		return nil, Errorf(Conflict, notOurs, "undo record: %w", err)
@@ -77,6 +91,19 @@ func (s store) load() (*record, error) {
 	return rec, nil
 }
 
+// trusted checks that nobody else could have written a file or directory: what
+// the record says is written to the kernel.
+func trusted(fi fs.FileInfo) error {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	switch {
+	case !ok || int(st.Uid) != os.Geteuid():
+		return errors.New("belongs to somebody else")
+	case fi.Mode().Perm()&0o022 != 0:
+		return errors.New("others may write to it")
+	}
+	return nil
+}
+
 func parseRecord(text []byte) (*record, error) {
 	var rec record
 	if err := json.Unmarshal(text, &rec); err != nil {
@@ -84,6 +111,11 @@ func parseRecord(text []byte) (*record, error) {
 	}
 	if rec.Schema != recordSchema {
 		return nil, fmt.Errorf("schema %d is not known to this version", rec.Schema)
+	}
+	for _, c := range rec.Sysctls {
+		if !slices.ContainsFunc(needed, func(n sysctl.Setting) bool { return n.Key == c.Key && n.Value == c.After }) {
+			return nil, fmt.Errorf("%s=%s is not a setting that this program makes", c.Key, c.After)
+		}
 	}
 	if err := rec.policy().Validate(); err != nil {
 		return nil, err

@@ -46,12 +46,9 @@ func (h *Host) Revert(ctx context.Context, giveUp bool) (*Reverted, error) {
 	if !r.Changed {
 		return r, nil
 	}
-	if err := r.countConnections(ctx, giveUp); err != nil {
-		return nil, err
-	}
-	if rec == nil {
-		r.Findings = append(r.Findings, finding(Warn, "no-record", "set net.netfilter.nf_conntrack_tcp_loose yourself; the kernel's default is 1",
-			"the undo record is gone: the rules are removed, but what settings were before is not known"))
+	r.countConnections(ctx, giveUp)
+	if rec == nil || rec.Unknown {
+		r.Findings = append(r.Findings, recordLost())
 	}
 	return r, h.remove(ctx, s, rec, ours, r)
 }
@@ -62,11 +59,13 @@ func (h *Host) holding(ctx context.Context, rec *record) ([]held, error) {
 	if err != nil {
 		return nil, err
 	}
+	if rec != nil {
+		if _, err := find(all, rec.Backend); err != nil {
+			return nil, err
+		}
+	}
 	var ours []held
 	for _, one := range all {
-		if rec != nil && one.backend.Name() == rec.Backend && one.unseen != nil {
-			return nil, one.unseen
-		}
 		if err := conflicts(rules.Compare(one.rules, rules.Ruleset{})); err != nil {
 			return nil, err
 		}
@@ -77,20 +76,18 @@ func (h *Host) holding(ctx context.Context, rec *record) ([]held, error) {
 	return ours, nil
 }
 
-func (r *Reverted) countConnections(ctx context.Context, giveUp bool) error {
+func (r *Reverted) countConnections(ctx context.Context, giveUp bool) {
 	n, err := kernel.ProxiedConnections(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("proxied connections: %w", err)
-	}
 	r.Remaining = n
 	switch {
+	case err != nil:
+		r.Findings = append(r.Findings, finding(Warn, "connections-unknown", "", "proxied connections could not be counted: %v", err))
 	case n > 0 && giveUp:
 		r.Findings = append(r.Findings, finding(Info, "connections-given-up", "", "%d proxied connections are given up, as asked", n))
 	case n > 0:
 		r.Findings = append(r.Findings, finding(Warn, "connections-lost", "at another time revert when fewer are open; --now says that they are given up",
 			"%d proxied connections were alive; without SYNPROXY they stall or break", n))
 	}
-	return nil
 }
 
 // remove takes away what diverts first, then what answers, then the settings.
@@ -118,12 +115,11 @@ func (h *Host) remove(ctx context.Context, s store, rec *record, ours []held, r 
 		}
 	}
 	if rec.Base != nil {
-		b, err := h.lookupBackend(rules.NFT)
-		if err == nil {
-			err = b.Prune(ctx, rec.Base)
-		}
-		if err != nil {
-			return fail(err)
+		// If its programs are gone, what is left of its tables is empty.
+		if b, err := h.lookupBackend(rules.NFT); err == nil {
+			if err := b.Prune(ctx, rec.Base); err != nil {
+				return fail(err)
+			}
 		}
 	}
 	if err := s.put(nil); err != nil {

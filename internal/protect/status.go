@@ -2,6 +2,8 @@ package protect
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
 )
@@ -61,12 +63,17 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	if st.Sysctls, err = h.settings(); err != nil {
 		return nil, err
 	}
-	if st.Counters, err = kernel.ReadSynproxyStats(); err != nil {
+	// What the kernel has not loaded yet has counted nothing.
+	st.Counters, err = kernel.ReadSynproxyStats()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if st.Conntrack.Count, st.Conntrack.Max, err = kernel.ConntrackCount(); err != nil {
+	st.Conntrack.Count, st.Conntrack.Max, err = kernel.ConntrackCount()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	st.Connections.Proxied, err = kernel.ProxiedConnections(ctx, nil)
-	return st, err
+	if st.Connections.Proxied, err = kernel.ProxiedConnections(ctx, nil); err != nil {
+		st.Findings = append(st.Findings, finding(Warn, "connections-unknown", "", "proxied connections could not be counted: %v", err))
+	}
+	return st, nil
 }

@@ -3,6 +3,8 @@ package protect
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
@@ -52,6 +54,7 @@ func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	defer h.settled(ctx, s)()
 	rec, err := s.load()
 	if err != nil {
 		return nil, nil, err
@@ -66,7 +69,9 @@ func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
 		mine := rec != nil && one.backend.Name() == rec.Backend
 		switch {
 		case mine && one.unseen != nil:
-			return nil, nil, one.unseen
+			gone = false
+			found = append(found, finding(Bad, "backend-unseen", "remove the rule that only nft can show, or look with: nft list ruleset",
+				"the rules of %s cannot be seen: %v", rec.Backend, one.unseen))
 		case mine:
 			gone = false
 			fs, err := h.compare(rec, one.rules)
@@ -141,20 +146,19 @@ type Setting struct {
 	OK   bool   `json:"ok"`
 }
 
-// settings reads the settings that the protection needs.
+// settings reads the settings that the protection needs. One that the kernel does
+// not have is "absent".
 func (h *Host) settings() ([]Setting, error) {
-	changes, err := h.planSysctls()
-	if err != nil {
-		return nil, err
-	}
 	list := make([]Setting, len(needed))
 	for i, n := range needed {
-		list[i] = Setting{n.Key, n.Value, n.Value, true}
-		for _, c := range changes {
-			if c.Key == n.Key {
-				list[i].Have, list[i].OK = c.Before, false
-			}
+		have, err := h.Sysctl.Get(n.Key)
+		if errors.Is(err, fs.ErrNotExist) {
+			have, err = "absent", nil
 		}
+		if err != nil {
+			return nil, fmt.Errorf("kernel settings: %w", err)
+		}
+		list[i] = Setting{n.Key, n.Value, have, have == n.Value}
 	}
 	return list, nil
 }

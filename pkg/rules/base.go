@@ -32,10 +32,11 @@ func (x *xtables) BaseChains(ctx context.Context) ([]BaseChain, error) {
 	return baseChains(conn)
 }
 
-// Prune removes what of the tables that we use is not in keep. Each object goes
-// only if it is unused at that moment: NLM_F_NONREC makes the kernel say EBUSY
-// otherwise (nf_tables_deltable and nf_tables_delchain in
-// net/netfilter/nf_tables_api.c, since Linux 4.15).
+// Prune removes what is not in keep of the built-in chains that our jumps stand
+// in, and a table whose last chain went so. Each object goes only if it is
+// unused at that moment: NLM_F_NONREC makes the kernel say EBUSY otherwise
+// (nf_tables_deltable and nf_tables_delchain in net/netfilter/nf_tables_api.c,
+// since Linux 4.15). Chains and tables of others stay, empty or not.
 func (x *xtables) Prune(ctx context.Context, keep []BaseChain) error {
 	if x.name == Legacy {
 		return nil
@@ -50,10 +51,15 @@ func (x *xtables) Prune(ctx context.Context, keep []BaseChain) error {
 		return err
 	}
 	var errs []error
-	for _, b := range now { // chains before their table
-		if !slices.Contains(keep, b) {
-			errs = append(errs, removeUnused(conn, b))
+	emptied := map[BaseChain]bool{} // tables that lost a chain
+	for _, b := range now {         // chains before their table
+		table := BaseChain{Family: b.Family, Table: b.Table}
+		if slices.Contains(keep, b) || b == table && !emptied[table] {
+			continue
 		}
+		removed, err := removeUnused(conn, b)
+		errs = append(errs, err)
+		emptied[table] = emptied[table] || removed
 	}
 	return errors.Join(errs...)
 }
@@ -158,12 +164,19 @@ func decodeBase(f Family, isTable bool, attrs []byte) (BaseChain, bool, error) {
 			accepts = d.Uint32() == policyAccept
 		}
 	}
-	return b, slices.Contains(tables[:], b.Table) && (isTable || hooked && accepts), d.Err()
+	return b, b.isOurPlace() && (isTable || hooked && accepts), d.Err()
+}
+
+// isOurPlace reports whether a jump of ours could have been the reason for it.
+func (b BaseChain) isOurPlace() bool {
+	return slices.ContainsFunc(hooks[:], func(h hook) bool {
+		return h.table == b.Table && (b.Chain == "" || h.base == b.Chain)
+	})
 }
 
 // removeUnused removes a chain or a table. That it is in use, or gone already,
 // is no error.
-func removeUnused(conn *netlink.Conn, b BaseChain) error {
+func removeUnused(conn *netlink.Conn, b BaseChain) (removed bool, err error) {
 	message := unix.NFT_MSG_DELTABLE
 	attrs := []netlink.Attribute{{Type: attrTable, Data: append([]byte(b.Table), 0)}}
 	if b.Chain != "" {
@@ -172,7 +185,7 @@ func removeUnused(conn *netlink.Conn, b BaseChain) error {
 	}
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
-		return fmt.Errorf("nf_tables: %w", err)
+		return false, fmt.Errorf("nf_tables: %w", err)
 	}
 	_, err = conn.SendMessages([]netlink.Message{
 		batchMark(unix.NFNL_MSG_BATCH_BEGIN),
@@ -186,9 +199,9 @@ func removeUnused(conn *netlink.Conn, b BaseChain) error {
 		_, err = conn.Receive()
 	}
 	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("nf_tables: remove unused %s %s %s: %w", b.Family, b.Table, b.Chain, err)
+		return false, fmt.Errorf("nf_tables: remove unused %s %s %s: %w", b.Family, b.Table, b.Chain, err)
 	}
-	return nil
+	return err == nil, nil
 }
 
 func batchMark(message int) netlink.Message {

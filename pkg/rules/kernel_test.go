@@ -93,6 +93,8 @@ func (k tableSet) command(t Table, line string) error {
 	}
 	words = append(words, "")
 	switch words[0] {
+	case "-A":
+		return k.insert(t, c, fmt.Sprintf("%d %s", len(c.rules)+1, words[2]))
 	case "-I":
 		return k.insert(t, c, words[2])
 	case "-D":

@@ -46,9 +46,15 @@ type CTState struct {
 	States States
 }
 
-// AddrType matches sources that are, or with Not are not, addresses of this
-// machine (addrtype --src-type LOCAL).
-type AddrType struct {
+// SourceType matches packets whose source is, or with Not is not, an address of
+// this machine (addrtype --src-type LOCAL).
+type SourceType struct {
+	Not bool
+}
+
+// DestinationType matches packets whose destination is, or with Not is not, an
+// address of this machine (addrtype --dst-type LOCAL).
+type DestinationType struct {
 	Not bool
 }
 
@@ -169,8 +175,12 @@ func (m CTState) args() []string {
 	return []string{"-m", "conntrack", "--ctstate", m.States.String()}
 }
 
-func (m AddrType) args() []string {
+func (m SourceType) args() []string {
 	return append([]string{"-m", "addrtype"}, not(m.Not, "--src-type", "LOCAL")...)
+}
+
+func (m DestinationType) args() []string {
+	return append([]string{"-m", "addrtype"}, not(m.Not, "--dst-type", "LOCAL")...)
 }
 
 func (m Socket) args() []string {
@@ -183,12 +193,13 @@ func (m U32) args() []string {
 
 func (m Comment) args() []string { return []string{"-m", "comment", "--comment", m.Text} }
 
-func (Source) rank() int      { return 0 }
-func (Destination) rank() int { return 1 }
-func (InInterface) rank() int { return 2 }
-func (TCP) rank() int         { return 3 }
-func (CTState) rank() int     { return 4 }
-func (AddrType) rank() int    { return 5 }
-func (Socket) rank() int      { return 6 }
-func (U32) rank() int         { return 7 }
-func (Comment) rank() int     { return 8 }
+func (Source) rank() int          { return 0 }
+func (Destination) rank() int     { return 1 }
+func (InInterface) rank() int     { return 2 }
+func (TCP) rank() int             { return 3 }
+func (CTState) rank() int         { return 4 }
+func (SourceType) rank() int      { return 5 }
+func (DestinationType) rank() int { return 6 }
+func (Socket) rank() int          { return 7 }
+func (U32) rank() int             { return 8 }
+func (Comment) rank() int         { return 9 }

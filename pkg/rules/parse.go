@@ -171,11 +171,7 @@ func (p *parser) extension() error {
 		}
 		return p.match(CTState{States(set)})
 	case "addrtype":
-		neg, value, err := p.negatable("--src-type", true)
-		if err != nil || value != "LOCAL" {
-			return errForeign
-		}
-		return p.match(AddrType{neg})
+		return p.addrType()
 	case "owner":
 		neg, _, err := p.negatable("--socket-exists", false)
 		if err != nil {
@@ -205,6 +201,21 @@ func (p *parser) extension() error {
 func validComment(text string) bool {
 	control := func(r rune) bool { return r < ' ' || r == 0x7f }
 	return text != "" && len(text) <= 255 && !strings.ContainsFunc(text, control)
+}
+
+func (p *parser) addrType() error {
+	if i := slices.Index(p.words, "--dst-type"); i == 0 || i == 1 {
+		neg, value, err := p.negatable("--dst-type", true)
+		if err != nil || value != "LOCAL" {
+			return errForeign
+		}
+		return p.match(DestinationType{neg})
+	}
+	neg, value, err := p.negatable("--src-type", true)
+	if err != nil || value != "LOCAL" {
+		return errForeign
+	}
+	return p.match(SourceType{neg})
 }
 
 // value takes exactly the given option and returns its value.

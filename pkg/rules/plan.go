@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -27,8 +28,9 @@ type Step struct {
 	Family  Family
 	Table   Table
 	Changes []Change
-	create  []string // chains to make first
-	destroy []string // chains to remove last
+	create  []string          // chains to make first
+	refill  map[string][]Rule // chains that change so much that they are written anew, with all their rules
+	destroy []string          // chains to remove last
 }
 
 // Plan returns the steps that lead from one rule set to another, in an order in
@@ -72,9 +74,13 @@ func otherTables(rs Ruleset) []Table {
 	return list
 }
 
+// maxEdits bounds the changes by position in one chain. The restore programs
+// count through the chain for each of them: many thousands took minutes.
+const maxEdits = 256
+
 // transaction returns the change of one table.
 func transaction(f Family, t Table, have, want Ruleset) Step {
-	s := Step{Family: f, Table: t}
+	s := Step{Family: f, Table: t, refill: map[string][]Rule{}}
 	mine := func(id chainID) bool { return id.family == f && id.table == t }
 	for _, id := range sortedIDs(have.jumps) {
 		if w, ok := want.jumps[id]; mine(id) && (!ok || !slices.Equal(have.jumps[id], w)) {
@@ -90,7 +96,11 @@ func transaction(f Family, t Table, have, want Ruleset) Step {
 		if _, ok := have.chains[id]; !ok {
 			s.create = append(s.create, id.name)
 		}
-		s.Changes = append(s.Changes, edit(have.chains[id], want.chains[id])...)
+		changes := edit(have.chains[id], want.chains[id])
+		s.Changes = append(s.Changes, changes...)
+		if len(changes) > maxEdits {
+			s.refill[id.name] = want.chains[id]
+		}
 	}
 	for _, id := range sortedIDs(want.jumps) {
 		if h, ok := have.jumps[id]; mine(id) && (!ok || !slices.Equal(h, want.jumps[id])) {
@@ -136,6 +146,12 @@ func (s Step) Script() string {
 	for _, name := range s.create {
 		fmt.Fprintf(&b, ":%s - [0:0]\n", name)
 	}
+	for _, name := range slices.Sorted(maps.Keys(s.refill)) {
+		fmt.Fprintf(&b, "-F %s\n", name)
+		for _, r := range s.refill[name] {
+			fmt.Fprintf(&b, "-A %s %s\n", name, r)
+		}
+	}
 	for _, c := range s.Changes {
 		s.line(&b, c)
 	}
@@ -151,8 +167,9 @@ func (s Step) Script() string {
 
 func (s Step) line(b *strings.Builder, c Change) {
 	_, jump := c.Rule.Target.(Jump)
+	_, refilled := s.refill[c.Rule.Chain]
 	switch {
-	case slices.Contains(s.destroy, c.Rule.Chain): // flushed as a whole
+	case refilled, slices.Contains(s.destroy, c.Rule.Chain): // written or flushed as a whole
 	case jump && !ours(c.Rule.Chain) && c.Action == Add:
 		fmt.Fprintf(b, "-I %s 1 %s\n", c.Rule.Chain, c.Rule)
 	case jump && !ours(c.Rule.Chain):

@@ -221,3 +221,27 @@ func orElse(a, b int) int {
 	}
 	return b
 }
+
+// TestPlanManyChanges changes more than a chain is edited for: it is written anew, and states on the way are as safe.
+func TestPlanManyChanges(t *testing.T) {
+	many := func(first First, n int) Ruleset {
+		var p Policy
+		for i := range n {
+			s := service(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}).String() + "/32")
+			s.First = first
+			p.Services = append(p.Services, s)
+		}
+		return p.Ruleset()
+	}
+	k := newKernel()
+	for _, want := range []Ruleset{many(FirstServer, 300), many(FirstClient, 300), many(FirstClient, 5), {}} {
+		checkPlan(t, k, want)
+		have := k.list(t)
+		for _, s := range Plan(have, want) {
+			if n := strings.Count(s.Script(), "\n-D "); n > maxEdits {
+				t.Errorf("%d rules deleted by position", n)
+			}
+			k.apply(t, s)
+		}
+	}
+}

@@ -58,15 +58,25 @@ func (b *builder) arriving(s Service) {
 	}
 	to, port := Destination{Prefix: s.Destination}, s.Port
 	for _, in := range ingress(s) {
-		b.add(Raw, chainPre, Notrack{}, to, in, TCP{DstPort: port, Mask: handshake, Set: SYN})
+		b.add(Raw, chainPre, Notrack{}, append([]Match{to, in, TCP{DstPort: port, Mask: handshake, Set: SYN}}, side(s)...)...)
 		b.add(Filter, chain, SYNPROXY{s.Options}, to, in, TCP{DstPort: port}, CTState{Invalid | Untracked})
 		b.add(Filter, chain, Drop, to, in, TCP{DstPort: port}, CTState{Invalid})
 	}
 	if s.Hook == Input {
 		// The proxied SYN of a local service comes in by lo with the client's
 		// address. Clients on this machine are left to the host's own rules.
-		b.add(Filter, chain, Accept, to, InInterface{Name: "lo"}, TCP{DstPort: port}, AddrType{Not: true})
+		b.add(Filter, chain, Accept, to, InInterface{Name: "lo"}, TCP{DstPort: port}, SourceType{Not: true})
 	}
+}
+
+// side keeps a prefix to the addresses that pass its hook. Of a routed network,
+// this machine usually has an address too, whose SYNs would become untracked
+// without a SYNPROXY to answer them, and be dropped by the host's own rules.
+func side(s Service) []Match {
+	if s.Destination.IsSingleIP() {
+		return nil
+	}
+	return []Match{DestinationType{Not: s.Hook == Forward}}
 }
 
 // ingress returns the interface matches of a service, of which any one must
@@ -89,7 +99,7 @@ func (b *builder) answers(s Service) {
 	from := Source{Prefix: s.Destination}
 	synAck := TCP{SrcPort: s.Port, Mask: handshake, Set: SYN | ACK}
 	matches := []Match{from, synAck, Socket{Not: true}}
-	if s.Hook == Input {
+	if s.Hook == Input || !s.Destination.IsSingleIP() {
 		// A local backend that sends SYN cookies attaches no socket to its
 		// SYN+ACK either (tcp_make_synack, net/ipv4/tcp_output.c), but only
 		// the proxy's has window 0.
@@ -115,7 +125,7 @@ func windowZero(f Family) U32 {
 func (b *builder) thirdACK(s Service) {
 	to := Destination{Prefix: s.Destination}
 	ack := TCP{DstPort: s.Port, Mask: handshake, Set: ACK}
-	proxied := []Match{AddrType{Not: true}, Socket{Not: true}}
+	proxied := []Match{SourceType{Not: true}, Socket{Not: true}}
 	bare := append([]Match{to, ack}, proxied...)
 	switch s.ThirdACK() {
 	case RepairStrip:
