@@ -36,15 +36,6 @@ type Host struct {
 // instead of being judged by SYNPROXY.
 var needed = []sysctl.Setting{{Key: "net.netfilter.nf_conntrack_tcp_loose", Value: "0"}}
 
-// lookupBackend returns the backend of that name, wrapped.
-func (h *Host) lookupBackend(name string) (rules.Backend, error) {
-	b, err := rules.Find(name)
-	if err != nil {
-		return nil, err
-	}
-	return h.wrap(b), nil
-}
-
 func (h *Host) wrap(b rules.Backend) rules.Backend {
 	if h.Wrap != nil {
 		return h.Wrap(b)
@@ -67,19 +58,13 @@ func (h *Host) Ready(backend string) error {
 		return err
 	}
 	var err error
-	for _, name := range backendNames {
-		if backend != "" && backend != "auto" && name != backend {
-			continue
-		}
-		if _, err = h.lookupBackend(name); err == nil {
-			return nil
-		}
+	if backend == "" || backend == "auto" {
+		_, err = rules.FindAll()
+	} else {
+		_, err = rules.Find(backend)
 	}
 	return err
 }
-
-// backendNames are the backends that a host may have.
-var backendNames = []string{rules.NFT, rules.Legacy}
 
 // open returns the store of this namespace.
 func (h *Host) open() (store, error) {
@@ -164,18 +149,17 @@ func find(all []held, name string) (held, error) {
 
 // survey lists what each backend that this host has holds of ours.
 func (h *Host) survey(ctx context.Context) ([]held, error) {
+	backends, err := rules.FindAll()
+	if err != nil {
+		return nil, err
+	}
 	var all []held
-	var missing error
-	for _, name := range backendNames {
-		b, err := h.lookupBackend(name)
-		if err != nil {
-			missing = err
-			continue
-		}
+	for _, b := range backends {
+		b = h.wrap(b)
 		one := held{backend: b}
 		one.rules, err = b.List(ctx)
 		if err != nil {
-			err = fmt.Errorf("backend %s: %w", name, err)
+			err = fmt.Errorf("backend %s: %w", b.Name(), err)
 		}
 		if errors.Is(err, rules.ErrIncompatible) {
 			one.unseen, err = err, nil
@@ -184,9 +168,6 @@ func (h *Host) survey(ctx context.Context) ([]held, error) {
 			return nil, err
 		}
 		all = append(all, one)
-	}
-	if all == nil {
-		return nil, missing
 	}
 	return all, nil
 }

@@ -116,7 +116,7 @@ func (h *Host) remove(ctx context.Context, s store, rec *record, ours []held, r 
 	}
 	if rec.Base != nil {
 		// If its programs are gone, what is left of its tables is empty.
-		if b, err := h.lookupBackend(rules.NFT); err == nil {
+		if b, err := rules.Find(rules.NFT); err == nil {
 			if err := b.Prune(ctx, rec.Base); err != nil {
 				return fail(err)
 			}

@@ -52,24 +52,43 @@ func Find(name string) (Backend, error) {
 	return nil, fmt.Errorf("backend %q: neither %s nor %s", name, NFT, Legacy)
 }
 
+// FindAll returns the backends that this host has, in the order of preference.
+// If it has none, the error wraps [ErrUnsupported] and names what is missing.
+func FindAll() ([]Backend, error) {
+	found, err := findAll()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Backend, len(found))
+	for i, x := range found {
+		all[i] = x
+	}
+	return all, nil
+}
+
+func findAll() ([]*xtables, error) {
+	nft, err1 := findXtables(NFT)
+	legacy, err2 := findXtables(Legacy)
+	switch {
+	case err1 != nil && err2 != nil:
+		return nil, fmt.Errorf("%w; %w", err1, err2)
+	case err1 != nil:
+		return []*xtables{legacy}, nil
+	case err2 != nil:
+		return []*xtables{nft}, nil
+	}
+	return []*xtables{nft, legacy}, nil
+}
+
 // Choose returns the backend that fits this host, and a sentence that says why:
 // the variant of iptables whose rules are in use; if both or none are, the one
 // that the program iptables is. Rules of this package do not count.
 func Choose(ctx context.Context) (Backend, string, error) {
-	var found []*xtables
-	var missing error
-	for _, name := range []string{NFT, Legacy} {
-		x, err := findXtables(name)
-		if err != nil {
-			missing = err
-			continue
-		}
-		found = append(found, x)
+	found, err := findAll()
+	if err != nil {
+		return nil, "", err
 	}
-	switch len(found) {
-	case 0:
-		return nil, "", missing
-	case 1:
+	if len(found) == 1 {
 		return found[0], "the only one on this host", nil
 	}
 	var used []*xtables
