@@ -36,6 +36,47 @@ func TestInterfaces(t *testing.T) {
 	}
 }
 
+// TestNarrowIngress makes the way of the clients narrower than that of the server: what the proxy announces must fit
+// through it, since no clamp on the way sees its SYN+ACK.
+func TestNarrowIngress(t *testing.T) {
+	for _, p := range places {
+		t.Run(p.String(), func(t *testing.T) {
+			topo := newTopology(t)
+			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+			for _, host := range []*lab.Host{topo.Client, topo.Firewall} {
+				if err := host.SetMTU("eth0", 1400); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := uint16(1360)
+			if p.family == rules.IPv6 {
+				want = 1340
+			}
+			seen := sniff(t, topo.Client, lab.TCPPort(80))
+			mustDo(t, topo.Firewall, 0, "apply", web.String(), "--first", "client", "--interface", "eth2", "--interface", "eth0")
+			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 3, Mode: lab.ClientFirst})
+			packets, err := seen.Stop()
+			if err != nil {
+				t.Fatal(err)
+			}
+			answers := 0
+			for _, packet := range packets {
+				const synAck = 0x12
+				if packet.Segment == nil || packet.Segment.Flags&synAck != synAck {
+					continue
+				}
+				answers++
+				if mss, ok := packet.Segment.MSS(); !ok || mss != want {
+					t.Errorf("the proxy announced mss %d, want %d", mss, want)
+				}
+			}
+			if answers != 3 {
+				t.Errorf("%d SYN+ACKs were seen", answers)
+			}
+		})
+	}
+}
+
 // TestPrefix protects a network by the options of one of its servers.
 func TestPrefix(t *testing.T) {
 	topo := newTopology(t)

@@ -3,6 +3,7 @@ package protect
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 
@@ -87,7 +88,7 @@ func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Servic
 	if w := wishes[asked[0]]; services[asked[0]].Hook == rules.Input && len(w.Interfaces) > 0 {
 		// A server on this machine is asked through lo, but its clients come
 		// in here. (The way to a server behind this machine is another one.)
-		cfg.Interface = w.Interfaces[0]
+		cfg.Interface = narrowest(w.Interfaces).Name
 	}
 	results, err := probe.Probe(ctx, cfg, targets)
 	if err != nil {
@@ -161,11 +162,40 @@ func (w Wish) answered(s *Service, r probe.Result) error {
 		return Errorf(No, "", "%s: answer %q", w.Name, r.Verdict)
 	}
 	s.Options, s.Source, s.SynCookies = rules.Options(r.Options), Probed, r.SYNCookies
+	limitMSS(s)
 	w.override(&s.Options)
 	if s.First == "" && r.Speaks != nil {
 		s.First = rules.First(strings.ToLower(string(*r.Speaks)))
 	}
 	return nil
+}
+
+// limitMSS keeps what clients will send within the interfaces that they come in
+// by. A clamp in FORWARD does not see the proxy's SYN+ACK, which passes OUTPUT.
+func limitMSS(s *Service) {
+	headers := 40 // of IPv4 and TCP, without options
+	if s.Family() == rules.IPv6 {
+		headers = 60
+	}
+	if len(s.Interfaces) == 0 || s.Options.MSS == nil {
+		return
+	}
+	if mtu := narrowest(s.Interfaces).MTU; mtu > headers && int(*s.Options.MSS) > mtu-headers {
+		mss := uint16(mtu - headers)
+		s.Options.MSS = &mss
+	}
+}
+
+// narrowest returns the interface with the smallest MTU; one that is gone by
+// now has none.
+func narrowest(names []string) net.Interface {
+	var least net.Interface
+	for _, name := range names {
+		if i, err := net.InterfaceByName(name); err == nil && (least.Name == "" || i.MTU < least.MTU) {
+			least = *i
+		}
+	}
+	return least
 }
 
 // hookFor asks the routes where packets to an address pass.

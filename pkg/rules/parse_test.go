@@ -48,7 +48,7 @@ var printed = []struct {
 	{match(CTState{Invalid | New | Related | Established | Untracked}), "-m conntrack --ctstate INVALID,NEW,RELATED,ESTABLISHED,UNTRACKED"},
 	{match(SourceType{}), "-m addrtype --src-type LOCAL"},
 	{match(SourceType{true}), "-m addrtype ! --src-type LOCAL"},
-	{match(DestinationType{}), "-m addrtype --dst-type UNICAST"},
+	{match(DestinationType{}), "-m addrtype --dst-type LOCAL"},
 	{match(DestinationType{true}), "-m addrtype ! --dst-type LOCAL"},
 	{match(Socket{}), "-m owner --socket-exists"},
 	{match(Socket{true}), "-m owner ! --socket-exists"},
