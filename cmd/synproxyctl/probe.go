@@ -162,7 +162,7 @@ func rtt(r probe.Result) string {
 	if r.RTTMicros == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%.1fms", float64(*r.RTTMicros)/1000)
+	return fmt.Sprintf("%.2fms", float64(*r.RTTMicros)/1000)
 }
 
 func first(r probe.Result) string {
