@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -75,6 +76,28 @@ func TestNarrowIngress(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPool protects an address behind which two servers answer differently: what is announced must be safe for both,
+// and the user be told.
+func TestPool(t *testing.T) {
+	topo := newTopology(t)
+	tune(t, topo.Server, "net.ipv4.tcp_rmem=4096 131072 1073725440")
+	for port, wscale := range map[uint16]int{8001: 5, 8002: 9} {
+		on4.serve(t, topo, port, lab.ServerConfig{Mode: lab.ClientFirst, WindowClamp: 65535 << wscale, MaxSegment: 1200 + wscale})
+	}
+	run(t, topo.Server, "nft", "add table ip pool; add chain ip pool in { type nat hook prerouting priority -100; }; "+
+		"add rule ip pool in tcp dport 80 redirect to :numgen inc mod 2 map { 0 : 8001, 1 : 8002 }")
+	web := netip.AddrPortFrom(lab.ServerV4, 80)
+	done := mustDo(t, topo.Firewall, 0, "apply", web.String(), "--first", "client", "--count", "6")
+	service := done["services"].([]any)[0].(map[string]any)
+	if number(t, service, "options", "wscale") != 9 || number(t, service, "options", "mss") != 1205 {
+		t.Errorf("options %v", service["options"])
+	}
+	if found := codes(done); !slices.Contains(found, "pool-differs") {
+		t.Errorf("findings %v", found)
+	}
+	allGood(t, topo.Client, web, lab.LoadConfig{Connections: 20, Mode: lab.ClientFirst})
 }
 
 // TestPrefix protects a network by the options of one of its servers.

@@ -79,12 +79,12 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 		wishes[i].Name, wishes[i].Destination, wishes[i].Port = nameOf(t), t.Prefix, t.Port
 	}
 	cfg.Progress(0, len(wishes))
-	services, err := protect.Resolve(c.Context, cfg, wishes)
+	services, found, err := protect.Resolve(c.Context, cfg, wishes)
 	if err != nil {
 		return nil, err
 	}
 	done, err := h.Apply(c.Context, protect.Order{
-		Services: services, Backend: backend, DryRun: c.Bool("dry-run"), NoVerify: c.Bool("no-verify"),
+		Services: services, Backend: backend, DryRun: c.Bool("dry-run"), NoVerify: c.Bool("no-verify"), Findings: found,
 	})
 	if err != nil {
 		return nil, err

@@ -32,7 +32,7 @@ type Applied struct {
 func (p *plan) outcome(o Order) *Applied {
 	a := &Applied{
 		Changed: p.changes(), DryRun: o.DryRun, Backend: p.backend.Name(), Reason: p.reason,
-		Services: o.Services, Changes: []Change{}, Findings: adviseOptions(o.Services),
+		Services: o.Services, Changes: []Change{}, Findings: append(adviseOptions(o.Services), o.Findings...),
 	}
 	if p.old == nil && p.new.Unknown {
 		a.Findings = append(a.Findings, recordLost())

@@ -17,6 +17,7 @@ type Order struct {
 	Backend  string    // the name of a backend; empty or "auto": the one that fits
 	DryRun   bool      // only tell what would be done
 	NoVerify bool      // do not read the rules back
+	Findings []Finding // of [Resolve], to be told with the others
 }
 
 // plan is everything that an apply will do, found before the first change.

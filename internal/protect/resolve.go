@@ -45,19 +45,21 @@ func (w Wish) askAt() netip.AddrPort {
 }
 
 // Resolve turns wishes into services: hooks by the routes, options by probing.
-// It touches nothing. One backend that does not answer fails all of them.
-func Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, error) {
+// It touches nothing. One backend that does not answer fails all of them. The
+// findings tell what a person should know of the answers.
+func Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, []Finding, error) {
 	services := make([]Service, len(wishes))
+	var found []Finding
 	for i, w := range wishes {
 		s, err := w.service()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		services[i] = s
 	}
 	// Faults that need no probe to be seen are told before one is made.
 	if err := checkOrder(Order{Services: services}); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, hook := range []rules.Hook{rules.Input, rules.Forward} {
 		var asked []int
@@ -66,20 +68,22 @@ func Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, e
 				asked = append(asked, i)
 			}
 		}
-		if err := ask(ctx, cfg, wishes, services, asked); err != nil {
-			return nil, err
+		fs, err := ask(ctx, cfg, wishes, services, asked)
+		if err != nil {
+			return nil, nil, err
 		}
+		found = append(found, fs...)
 	}
-	return services, nil
+	return services, found, nil
 }
 
 // ask probes the services of the given indices, which all have the same hook.
-func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Service, asked []int) error {
+func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Service, asked []int) ([]Finding, error) {
 	if len(asked) == 0 {
-		return nil
+		return nil, nil
 	}
 	if err := kernel.Require(kernel.NetRaw); err != nil {
-		return Errorf(Permission, "run it as root (sudo), or give all four options", "probing needs a raw socket: %w", err)
+		return nil, Errorf(Permission, "run it as root (sudo), or give all four options", "probing needs a raw socket: %w", err)
 	}
 	targets := make([]probe.Target, len(asked))
 	for k, i := range asked {
@@ -92,14 +96,19 @@ func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Servic
 	}
 	results, err := probe.Probe(ctx, cfg, targets)
 	if err != nil {
-		return fmt.Errorf("probe: %w", err)
+		return nil, fmt.Errorf("probe: %w", err)
 	}
+	var found []Finding
 	for k, i := range asked {
 		if err := wishes[i].answered(&services[i], results[k]); err != nil {
-			return err
+			return nil, err
+		}
+		if r := results[k]; !r.Consistent {
+			found = append(found, finding(Warn, "pool-differs", "give all its servers the same buffers and options; or say what holds for all: --mss, --wscale, --sack-perm, --timestamps",
+				"%s: %d different answers in %d samples; what is announced is safe for those", wishes[i].Name, len(r.Variants), r.Samples))
 		}
 	}
-	return nil
+	return found, nil
 }
 
 // service returns what is known without asking anybody.
