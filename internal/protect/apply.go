@@ -223,7 +223,7 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) error {
 	if err := s.save(p.new); err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	made, err := h.Sysctl.Apply(p.sysctls)

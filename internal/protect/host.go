@@ -103,7 +103,7 @@ func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 	case ok:
 		return func() { _ = l.Close() }, nil
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
+		return nil, context.Cause(ctx)
 	case err == nil, errors.Is(err, context.DeadlineExceeded):
 		return nil, Errorf(Conflict, "wait for it to end, or give it more time with --lock-timeout",
 			"another instance is changing this network namespace; waited %v", h.LockTimeout)

@@ -22,7 +22,7 @@ func reach(ctx context.Context, b rules.Backend, want rules.Ruleset) error {
 		}
 		err = nil
 		for _, step := range rules.Plan(have, want) {
-			if err = ctx.Err(); err == nil {
+			if err = context.Cause(ctx); err == nil {
 				err = b.Apply(ctx, step)
 			}
 			if err != nil {

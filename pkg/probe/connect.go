@@ -62,7 +62,7 @@ func (r *run) connect(ctx context.Context) error {
 		collect()
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("probe: connect: %w", context.Cause(ctx))
+		return fmt.Errorf("connect: %w", context.Cause(ctx))
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func Probe(ctx context.Context, cfg Config, targets []Target) ([]Result, error) 
 		return nil, err
 	}
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("probe: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("interrupted: %w", context.Cause(ctx))
 	}
 	r := &run{cfg: cfg, total: len(targets), byAddr: map[netip.AddrPort]*asked{}, flights: map[flightKey]*flight{}}
 	defer r.close()

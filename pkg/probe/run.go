@@ -76,7 +76,7 @@ func (r *run) ask(ctx context.Context) error {
 		timer.Reset(r.sleep(waiting[0], len(unsent) > 0, next, now))
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("probe: %w", context.Cause(ctx))
+			return fmt.Errorf("interrupted: %w", context.Cause(ctx))
 		case a := <-arrivals:
 			r.take(a)
 		case <-timer.C:

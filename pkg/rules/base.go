@@ -91,7 +91,7 @@ func protocol(f Family) uint8 {
 }
 
 func dialNetfilter(ctx context.Context) (*netlink.Conn, error) {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)

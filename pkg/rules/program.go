@@ -52,7 +52,7 @@ const programTimeout = 60 * time.Second
 // it from starting, but does not stop it: half a transaction's knowledge is
 // worse than a short wait.
 func run(ctx context.Context, path string, stdin []byte, args ...string) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), programTimeout)
