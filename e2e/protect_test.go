@@ -86,7 +86,7 @@ func oneObject(t testing.TB, stdout string) map[string]any {
 func dropBareSYNs(t testing.TB, topo *lab.Topology, p place, backend string, server netip.AddrPort) {
 	t.Helper()
 	chain := strings.ToUpper(string(p.hook))
-	run(t, topo.Firewall, p.program(backend), "-A", chain, "-p", "tcp", "--syn", "-d", server.Addr().String(),
+	run(t, topo.Firewall, p.program(backend), "-t", "security", "-A", chain, "-p", "tcp", "--syn", "-d", server.Addr().String(),
 		"--dport", fmt.Sprint(server.Port()), "!", "-i", "lo", "-j", "DROP")
 }
 

@@ -171,10 +171,10 @@ func TestEditKeepsWhatIsCommon(t *testing.T) {
 func TestPlanTouchesOnlyTheDifference(t *testing.T) {
 	list := func(change func([]Service) []Service) Policy {
 		services := []Service{service("192.0.2.1/32"), service("192.0.2.2/32"), service("192.0.2.3/32")}
-		return Policy{change(services)}
+		return Policy{Services: change(services)}
 	}
 	all := list(func(s []Service) []Service { return s })
-	each := len(all.Ruleset().Rules()) - len(all.Ruleset().jumps)
+	each := len(all.Ruleset().Rules()) - len(all.Ruleset().jumps) - 1 // less the anchor
 	each /= len(all.Services)
 	for name, tt := range map[string]struct {
 		want          Policy

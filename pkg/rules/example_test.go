@@ -30,17 +30,16 @@ func ExamplePolicy_Rules() {
 		fmt.Println("-t", r.Table, "-A", r.Chain, r)
 	}
 	// Output:
-	// -t raw -A PREROUTING -j SYNPROXYCTL_PRE
-	// -t raw -A OUTPUT -j SYNPROXYCTL_OUT
-	// -t filter -A FORWARD -j SYNPROXYCTL_FWD
+	// -t mangle -A FORWARD -j SYNPROXYCTL_FWD
+	// -t mangle -A OUTPUT -j SYNPROXYCTL_OUT
 	// -t filter -A OUTPUT -j SYNPROXYCTL_OUT
-	// -t raw -A SYNPROXYCTL_PRE -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK SYN -j CT --notrack
-	// -t filter -A SYNPROXYCTL_FWD -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460
-	// -t filter -A SYNPROXYCTL_FWD -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID -j DROP
-	// -t raw -A SYNPROXYCTL_OUT -s 192.0.2.42/32 -p tcp -m tcp --sport 443 --tcp-flags FIN,SYN,RST,ACK SYN,ACK -m owner ! --socket-exists -j CT --notrack
-	// -t filter -A SYNPROXYCTL_OUT -s 192.0.2.42/32 -p tcp -m tcp --sport 443 --tcp-flags FIN,SYN,RST,ACK SYN,ACK -m conntrack --ctstate INVALID,UNTRACKED -j ACCEPT
-	// -t filter -A SYNPROXYCTL_OUT -d 192.0.2.42/32 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK ACK -m addrtype ! --src-type LOCAL -m owner ! --socket-exists -j DROP
+	// -t security -A FORWARD -j SYNPROXYCTL_FWD
+	// -t security -A SYNPROXYCTL_FWD -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460
+	// -t mangle -A SYNPROXYCTL_FWD -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK ACK -m conntrack --ctstate INVALID -j SYNPROXY
+	// -t mangle -A SYNPROXYCTL_FWD -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID -j DROP
+	// -t mangle -A SYNPROXYCTL_OUT -d 192.0.2.42/32 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK ACK -m addrtype ! --src-type LOCAL -m owner ! --socket-exists -j DROP
 	// -t filter -A SYNPROXYCTL_OUT -d 192.0.2.42/32 -p tcp -m tcp --dport 443 -m addrtype ! --src-type LOCAL -m owner ! --socket-exists -j ACCEPT
+	// -t filter -A SYNPROXYCTL_ANCHOR -p tcp -j SYNPROXY
 }
 
 // From one policy to the next: the new rule is there before the old one goes,
@@ -52,10 +51,10 @@ func ExamplePlan() {
 		fmt.Print(step.Family, " ", step.Script())
 	}
 	// Output:
-	// ipv4 *filter
-	// -I SYNPROXYCTL_FWD 1 -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1400
+	// ipv4 *security
+	// -I SYNPROXYCTL_FWD 1 -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1400
 	// COMMIT
-	// ipv4 *filter
+	// ipv4 *security
 	// -D SYNPROXYCTL_FWD 2
 	// COMMIT
 }

@@ -36,13 +36,17 @@ type Table string
 
 // The tables that the rules of this package live in.
 const (
-	Raw    Table = "raw"
-	Mangle Table = "mangle"
-	Filter Table = "filter"
+	Raw      Table = "raw"
+	Mangle   Table = "mangle"
+	NAT      Table = "nat"
+	Filter   Table = "filter"
+	Security Table = "security"
 )
 
-// tables lists them in the order in which a packet meets them.
-var tables = [...]Table{Raw, Mangle, Filter}
+// tables lists those that must be seen whole. Rules of this package stand in
+// nat only for a service with a target of its own, and of many hosts only nft
+// can show that table.
+var tables = [...]Table{Raw, Mangle, Filter, Security}
 
 // Hook tells where the SYNs of a service are answered.
 type Hook string
@@ -74,6 +78,30 @@ const (
 	FirstClient  First = "client"
 	FirstServer  First = "server"
 )
+
+// Mode tells how the SYNs of a service come to be answered.
+type Mode string
+
+// The modes.
+const (
+	// ModeTracked answers SYNs behind the host's own filters, with the state NEW
+	// that those know: access lists, limits and policies keep their meaning.
+	// It costs about a seventh of the SYNs a second, since conntrack makes and
+	// forgets an entry for each.
+	ModeTracked Mode = "tracked"
+	// ModeNotrack keeps SYNs away from conntrack. To the host's filters they are
+	// UNTRACKED, which allow-lists by NEW do not let in.
+	ModeNotrack Mode = "notrack"
+)
+
+// ParseMode reads "tracked" or "notrack".
+func ParseMode(s string) (Mode, error) {
+	switch m := Mode(s); m {
+	case ModeTracked, ModeNotrack:
+		return m, nil
+	}
+	return "", fmt.Errorf("mode %q: neither tracked nor notrack", s)
+}
 
 // ours reports whether a chain belongs to this package.
 func ours(chain string) bool { return strings.HasPrefix(chain, ChainPrefix) }

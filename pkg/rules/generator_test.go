@@ -2,6 +2,7 @@ package rules
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -22,8 +23,15 @@ func (g generator) policy() Policy {
 				Destination: pfx(destination), Port: port, Hook: pick(g, Input, Forward), First: pick(g, FirstClient, FirstServer),
 				Interfaces: pick(g, nil, []string{"eth0"}, []string{"eth0", "eth1"}), SynCookies: g.IntN(4) == 0,
 				Options: Options{MSS: pick(g, nil, ptr[uint16](1460), ptr[uint16](536)), Timestamps: g.IntN(2) == 0},
+				Mode:    pick(g, ModeTracked, ModeNotrack),
 			})
+			if s := &p.Services[len(p.Services)-1]; s.Destination.IsSingleIP() && s.Mode == ModeNotrack && g.IntN(3) == 0 {
+				s.To = netip.AddrPortFrom(s.Destination.Addr().Next().Next(), 8080)
+			}
 		}
+	}
+	if g.IntN(4) == 0 {
+		p.Anchors = []Family{IPv6}
 	}
 	g.Shuffle(len(p.Services), func(i, j int) { p.Services[i], p.Services[j] = p.Services[j], p.Services[i] })
 	return p
@@ -38,7 +46,7 @@ func (g generator) place(k kernel, ok func(textChain) bool) (Family, Table, *tex
 	}
 	var all []place
 	for _, f := range Families {
-		for _, t := range []Table{Raw, Mangle, Filter, "nat"} {
+		for _, t := range []Table{Raw, Mangle, Filter, NAT, Security} {
 			for i := range k[f][t] {
 				if c := &k[f][t][i]; ok(*c) {
 					all = append(all, place{f, t, c})

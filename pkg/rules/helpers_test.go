@@ -7,7 +7,10 @@ import (
 )
 
 // compareTypes lets cmp look at the package's own types as == does.
-var compareTypes = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+var compareTypes = cmp.Options{
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+}
 
 func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 

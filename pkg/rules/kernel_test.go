@@ -19,10 +19,11 @@ type textChain struct {
 }
 
 var builtIn = map[Table][]string{
-	Raw:    {"PREROUTING", "OUTPUT"},
-	Mangle: {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"},
-	Filter: {"INPUT", "FORWARD", "OUTPUT"},
-	"nat":  {"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"},
+	Raw:      {"PREROUTING", "OUTPUT"},
+	Mangle:   {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"},
+	NAT:      {"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"},
+	Filter:   {"INPUT", "FORWARD", "OUTPUT"},
+	Security: {"INPUT", "FORWARD", "OUTPUT"},
 }
 
 func newTableSet() tableSet {
@@ -162,7 +163,7 @@ func target(rule string) string {
 // save prints the rules as iptables-save does.
 func (k tableSet) save() string {
 	var b strings.Builder
-	for _, table := range []Table{Raw, Mangle, "nat", Filter} {
+	for _, table := range []Table{Raw, Mangle, NAT, Filter, Security} {
 		fmt.Fprintf(&b, "*%s\n", table)
 		for _, c := range k[table] {
 			fmt.Fprintf(&b, ":%s %s [0:0]\n", c.name, c.policy)

@@ -46,6 +46,13 @@ type CTState struct {
 	States States
 }
 
+// Original matches packets of connections whose first packet had this
+// destination address and port, whatever NAT has made of it since.
+type Original struct {
+	Destination netip.Prefix
+	Port        uint16 // 1 to 65535
+}
+
 // SourceType matches packets whose source is, or with Not is not, an address of
 // this machine (addrtype --src-type LOCAL).
 type SourceType struct {
@@ -175,6 +182,21 @@ func (m CTState) args() []string {
 	return []string{"-m", "conntrack", "--ctstate", m.States.String()}
 }
 
+func (m Original) args() []string {
+	return []string{
+		"-m", "conntrack", "--ctorigdst", hostOr(m.Destination), "--ctorigdstport", strconv.Itoa(int(m.Port)),
+	}
+}
+
+// hostOr writes a prefix, and one address without its length, as iptables-save
+// does in some matches.
+func hostOr(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
 func (m SourceType) args() []string {
 	return append([]string{"-m", "addrtype"}, not(m.Not, "--src-type", "LOCAL")...)
 }
@@ -198,8 +220,9 @@ func (Destination) rank() int     { return 1 }
 func (InInterface) rank() int     { return 2 }
 func (TCP) rank() int             { return 3 }
 func (CTState) rank() int         { return 4 }
-func (SourceType) rank() int      { return 5 }
-func (DestinationType) rank() int { return 6 }
-func (Socket) rank() int          { return 7 }
-func (U32) rank() int             { return 8 }
-func (Comment) rank() int         { return 9 }
+func (Original) rank() int        { return 5 }
+func (SourceType) rank() int      { return 6 }
+func (DestinationType) rank() int { return 7 }
+func (Socket) rank() int          { return 8 }
+func (U32) rank() int             { return 9 }
+func (Comment) rank() int         { return 10 }

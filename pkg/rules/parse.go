@@ -132,21 +132,51 @@ func (p *parser) address(word string) error {
 	if err != nil {
 		return err
 	}
-	prefix, err := netip.ParsePrefix(text)
+	prefix, err := p.prefix(text)
 	if err != nil {
-		addr, err := netip.ParseAddr(text)
-		if err != nil || addr.Zone() != "" {
-			return errForeign
-		}
-		prefix = netip.PrefixFrom(addr, addr.BitLen())
-	}
-	if FamilyOf(prefix.Addr()) != p.family || prefix != prefix.Masked() {
-		return errForeign
+		return err
 	}
 	if strings.HasPrefix(strings.TrimLeft(word, "-"), "s") {
 		return p.match(Source{prefix, p.negated()})
 	}
 	return p.match(Destination{prefix, p.negated()})
+}
+
+// prefix reads an address, with a length or without.
+func (p *parser) prefix(text string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		addr, err := netip.ParseAddr(text)
+		if err != nil || addr.Zone() != "" {
+			return netip.Prefix{}, errForeign
+		}
+		prefix = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	if FamilyOf(prefix.Addr()) != p.family || prefix != prefix.Masked() {
+		return netip.Prefix{}, errForeign
+	}
+	return prefix, nil
+}
+
+// original reads the two options of [Original], in the order of iptables-save.
+func (p *parser) original() error {
+	destination, err := p.value("--ctorigdst")
+	if err != nil {
+		return err
+	}
+	prefix, err := p.prefix(destination)
+	if err != nil {
+		return err
+	}
+	port, err := p.value("--ctorigdstport")
+	if err != nil {
+		return err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return errForeign
+	}
+	return p.match(Original{prefix, uint16(n)})
 }
 
 func (p *parser) extension() error {
@@ -161,6 +191,9 @@ func (p *parser) extension() error {
 		}
 		return nil // its options follow, in any place
 	case "conntrack":
+		if len(p.words) > 0 && p.words[0] == "--ctorigdst" {
+			return p.original()
+		}
 		value, err := p.value("--ctstate")
 		if err != nil {
 			return err

@@ -1,6 +1,9 @@
 package rules
 
-import "strconv"
+import (
+	"net/netip"
+	"strconv"
+)
 
 func (p *parser) target() error {
 	name, err := p.next()
@@ -19,6 +22,16 @@ func (p *parser) target() error {
 		p.words, p.rule.Target = nil, Notrack{}
 	case "SYNPROXY":
 		return p.synproxy()
+	case "DNAT":
+		value, err := p.value("--to-destination")
+		if err != nil {
+			return err
+		}
+		to, err := netip.ParseAddrPort(value)
+		if err != nil || to.Port() == 0 || to.Addr().Zone() != "" || FamilyOf(to.Addr()) != p.family {
+			return errForeign
+		}
+		p.rule.Target = DNAT{to}
 	case "TCPOPTSTRIP":
 		value, err := p.value("--strip-options")
 		if err != nil {

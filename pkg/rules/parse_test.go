@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -46,6 +47,11 @@ var printed = []struct {
 	{match(TCP{80, 443, FIN | SYN | RST | PSH | ACK | URG, PSH | URG}), "-p tcp -m tcp --sport 80 --dport 443 --tcp-flags FIN,SYN,RST,PSH,ACK,URG PSH,URG"},
 	{match(CTState{Invalid}), "-m conntrack --ctstate INVALID"},
 	{match(CTState{Invalid | New | Related | Established | Untracked}), "-m conntrack --ctstate INVALID,NEW,RELATED,ESTABLISHED,UNTRACKED"},
+	{match(Original{pfx("192.0.2.1/32"), 80}), "-m conntrack --ctorigdst 192.0.2.1 --ctorigdstport 80"},
+	{match(Original{pfx("192.0.2.0/24"), 65535}), "-m conntrack --ctorigdst 192.0.2.0/24 --ctorigdstport 65535"},
+	{match6(Original{pfx("2001:db8::1/128"), 80}), "-m conntrack --ctorigdst 2001:db8::1 --ctorigdstport 80"},
+	{Rule{Target: DNAT{netip.MustParseAddrPort("192.0.2.1:80")}}, "-j DNAT --to-destination 192.0.2.1:80"},
+	{Rule{Family: IPv6, Target: DNAT{netip.MustParseAddrPort("[2001:db8::1]:80")}}, "-j DNAT --to-destination [2001:db8::1]:80"},
 	{match(SourceType{}), "-m addrtype --src-type LOCAL"},
 	{match(SourceType{true}), "-m addrtype ! --src-type LOCAL"},
 	{match(DestinationType{}), "-m addrtype --dst-type LOCAL"},
@@ -157,7 +163,8 @@ func TestParseRuleSynonyms(t *testing.T) {
 // iptables would refuse. Taking one for ours would change what it means.
 var foreignTexts = []string{
 	"!", "! !", "! -j DROP", "-j", "-j DROP -j ACCEPT", "-j REJECT --reject-with icmp-port-unreachable", "-j LOG --log-prefix \"a b\"",
-	"-j other", "-g SYNPROXYCTL_IN", "-j CT --zone 1", "-j CT", "-j CT --notrack --zone 1", "-j NOTRACK --x", "-j DROP --x", "-c 1 2 -j DROP",
+	"-j other", "-g SYNPROXYCTL_IN", "-j CT --zone 1", "-j DNAT --to-destination 192.0.2.1", "-j DNAT --to-destination 192.0.2.1:80 --random", "-j DNAT --to-destination [2001:db8::1]:80",
+	"-m conntrack --ctorigdst 192.0.2.1", "-m conntrack --ctorigdst 192.0.2.1 --ctorigdstport 80:81", "-m conntrack ! --ctorigdst 192.0.2.1 --ctorigdstport 80", "-j CT", "-j CT --notrack --zone 1", "-j NOTRACK --x", "-j DROP --x", "-c 1 2 -j DROP",
 	"-j SYNPROXY --ecn", "-j SYNPROXY --mss", "-j SYNPROXY --mss x", "-j SYNPROXY --mss 65536", "-j SYNPROXY --wscale 256",
 	"-j SYNPROXY --mss 1 --mss 2", "-j SYNPROXY --wscale 1 --wscale 2", "-j SYNPROXY -p tcp",
 	"-j TCPOPTSTRIP", "-j TCPOPTSTRIP --strip-options", "-j TCPOPTSTRIP --strip-options x", "-j TCPOPTSTRIP --strip-options 256",

@@ -60,10 +60,11 @@ func Plan(have, want Ruleset) []Step {
 	return steps
 }
 
-// otherTables lists the tables except raw, also those that only an earlier
-// version of this package used.
+// otherTables lists the tables except raw in the order in which they are
+// filled: what accepts and judges comes before what answers SYNs. Among them
+// are those that only an earlier version of this package used.
 func otherTables(rs Ruleset) []Table {
-	list := []Table{Filter, Mangle}
+	list := []Table{Filter, NAT, Mangle, Security}
 	for _, ids := range [][]chainID{sortedIDs(rs.chains), sortedIDs(rs.jumps)} {
 		for _, id := range ids {
 			if id.table != Raw && !slices.Contains(list, id.table) {

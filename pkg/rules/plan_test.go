@@ -76,16 +76,22 @@ func scripts(steps []Step) string {
 	return b.String()
 }
 
-// unprotected returns the untracked SYNs, those that PREROUTING sends to our
-// chain, that no reachable SYNPROXY rule with its INVALID drop answers.
+// unprotected returns the SYNs that PREROUTING keeps from conntrack and no
+// reachable SYNPROXY rule answers, and those that are answered though nothing
+// judges the ACKs that come back.
 func unprotected(rs Ruleset) map[string]bool {
 	found := map[string]bool{}
 	for id, rules := range rs.chains {
-		if id.table != Raw || id.name != chainPre || len(rs.jumps[chainID{id.family, Raw, "PREROUTING", chainPre}]) == 0 {
+		if !rs.entered(id) {
 			continue
 		}
 		for _, r := range rules {
-			if r.Target == (Notrack{}) && len(r.Matches) == 3 && !answered(rs, r) {
+			switch {
+			case id.table == Raw && id.name == chainPre && r.Target == (Notrack{}) && len(r.Matches) >= 3:
+				if !rs.reaches(r, answers) {
+					found[fmt.Sprintf("%s %s", r.Family, r)] = true
+				}
+			case len(r.Matches) >= 4 && answers(r) && !(rs.reaches(r, judges) && rs.reaches(r, drops)):
 				found[fmt.Sprintf("%s %s", r.Family, r)] = true
 			}
 		}
@@ -93,20 +99,25 @@ func unprotected(rs Ruleset) map[string]bool {
 	return found
 }
 
-func answered(rs Ruleset, notrack Rule) bool {
-	for base, chain := range map[string]string{"INPUT": chainIn, "FORWARD": chainForward} {
-		if len(rs.jumps[chainID{notrack.Family, Filter, base, chain}]) == 0 {
+// entered reports whether a built-in chain leads into the chain.
+func (rs Ruleset) entered(id chainID) bool {
+	for jump := range rs.jumps {
+		if jump.family == id.family && jump.table == id.table && jump.name == id.name {
+			return true
+		}
+	}
+	return false
+}
+
+// reaches reports whether packets that the rule is about meet another rule, of
+// the given kind, that is about the same destination, interface and port.
+func (rs Ruleset) reaches(r Rule, kind func(Rule) bool) bool {
+	for id, rules := range rs.chains {
+		if id.family != r.Family || !rs.entered(id) {
 			continue
 		}
-		proxied := false
-		for _, r := range rs.chains[chainID{notrack.Family, Filter, "", chain}] {
-			if len(r.Matches) != 4 || r.Matches[0] != notrack.Matches[0] || r.Matches[1] != notrack.Matches[1] || port(r) != port(notrack) {
-				continue
-			}
-			if _, ok := r.Target.(SYNPROXY); ok {
-				proxied = true
-			}
-			if proxied && r.Target == Drop {
+		for _, o := range rules {
+			if len(o.Matches) == 4 && o.Matches[0] == r.Matches[0] && o.Matches[1] == r.Matches[1] && port(o) == port(r) && kind(o) {
 				return true
 			}
 		}
@@ -114,11 +125,37 @@ func answered(rs Ruleset, notrack Rule) bool {
 	return false
 }
 
+func state(r Rule) States {
+	for _, m := range r.Matches {
+		if s, ok := m.(CTState); ok {
+			return s.States
+		}
+	}
+	return 0
+}
+
+func answers(r Rule) bool {
+	_, ok := r.Target.(SYNPROXY)
+	return ok && state(r)&Untracked != 0
+}
+
+func judges(r Rule) bool {
+	_, ok := r.Target.(SYNPROXY)
+	return ok && state(r) == Invalid && r.Table == Mangle
+}
+
+func drops(r Rule) bool { return r.Target == Drop && state(r) == Invalid && r.Table == Mangle }
+
 // port returns the port of the service that a rule is about.
 func port(r Rule) uint16 {
 	for _, m := range r.Matches {
-		if tcp, ok := m.(TCP); ok {
-			return tcp.SrcPort + tcp.DstPort
+		switch m := m.(type) {
+		case Original:
+			return m.Port
+		case TCP:
+			if port := m.SrcPort + m.DstPort; port != 0 {
+				return port
+			}
 		}
 	}
 	return 0
@@ -132,6 +169,8 @@ func address(r Rule) netip.Prefix {
 			return m.Prefix
 		case Destination:
 			return m.Prefix
+		case Original:
+			return m.Destination
 		}
 	}
 	return netip.Prefix{}

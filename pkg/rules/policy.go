@@ -1,5 +1,7 @@
 package rules
 
+import "slices"
+
 // The chains that this package makes, and where the jumps to them stand. A
 // jump comes first in its chain: a rule ahead of it that accepts, or drops
 // INVALID packets, would take the packets that the protection needs.
@@ -8,6 +10,10 @@ const (
 	chainIn      = ChainPrefix + "_IN"
 	chainForward = ChainPrefix + "_FWD"
 	chainOut     = ChainPrefix + "_OUT"
+	// chainAnchor has no jump. Its rule keeps the kernel's hooks in place that
+	// the packets of proxied connections need (nf_synproxy_ipv4_init in
+	// net/netfilter/nf_synproxy_core.c, 6.18), while everything else comes and goes.
+	chainAnchor = ChainPrefix + "_ANCHOR"
 )
 
 // handshake are the flags that tell the steps of a handshake apart.
@@ -17,14 +23,30 @@ const handshake = FIN | SYN | RST | ACK
 // which they must stand in their chains, the jumps in the built-in chains among
 // them. It is a pure function, and equal policies give equal rules. The policy
 // must be valid.
+//
+// The ACK that brings a cookie back is judged in the mangle table, ahead of the
+// host's own filters, which would drop it as INVALID. SYNs are answered in the
+// security table, behind them, so that whom they deny stays out.
 func (p Policy) Rules() []Rule {
 	var rules []Rule
 	for _, family := range Families {
 		b := builder{family: family}
+		anchored := slices.Contains(p.Anchors, family)
 		for _, s := range p.Services {
 			if s.Family() == family {
-				b.service(s)
+				b.diverted(s)
+				b.judged(s)
+				anchored = true
 			}
+		}
+		for _, s := range p.Closing {
+			if s.Family() == family {
+				b.judged(s)
+				anchored = true
+			}
+		}
+		if anchored {
+			b.add(Filter, chainAnchor, SYNPROXY{}, TCP{})
 		}
 		rules = append(rules, b.jumps()...)
 		rules = append(rules, b.rules...)
@@ -44,29 +66,67 @@ func (b *builder) add(table Table, chain string, target Target, matches ...Match
 	b.rules = append(b.rules, r)
 }
 
-func (b *builder) service(s Service) {
-	b.arriving(s)
-	b.answers(s)
-	b.thirdACK(s)
+// entrance returns the chain that packets to the service meet.
+func (s Service) entrance() string {
+	if s.Hook == Input {
+		return chainIn
+	}
+	return chainForward
 }
 
-// arriving handles what clients send: SYNs and the ACKs that bring a cookie back.
-func (b *builder) arriving(s Service) {
-	chain := chainForward
-	if s.Hook == Input {
-		chain = chainIn
+// diverted answers the SYNs of clients.
+func (b *builder) diverted(s Service) {
+	to := Destination{Prefix: s.Destination}
+	syn := TCP{DstPort: s.Port, Mask: handshake, Set: SYN}
+	// Filters of the host say nothing about packets to an address that NAT
+	// translates, so that there the SYN need not wait for them; they could
+	// only take it for a connection to the host itself.
+	table, states := Security, New|Untracked
+	if s.Translated() {
+		table, states = Mangle, Untracked
 	}
+	for _, in := range ingress(s) {
+		if s.mode() == ModeNotrack {
+			b.add(Raw, chainPre, Notrack{}, append([]Match{to, in, syn}, side(s)...)...)
+		}
+		b.add(table, s.entrance(), SYNPROXY{s.Options}, to, in, syn, CTState{states})
+	}
+	if s.mode() == ModeNotrack {
+		b.answers(s)
+	}
+}
+
+// judged handles what follows the answer to a SYN: the ACK that brings the
+// cookie back, and the connection that the proxy then opens to the backend.
+func (b *builder) judged(s Service) {
 	to, port := Destination{Prefix: s.Destination}, s.Port
 	for _, in := range ingress(s) {
-		b.add(Raw, chainPre, Notrack{}, append([]Match{to, in, TCP{DstPort: port, Mask: handshake, Set: SYN}}, side(s)...)...)
-		b.add(Filter, chain, SYNPROXY{s.Options}, to, in, TCP{DstPort: port}, CTState{Invalid | Untracked})
-		b.add(Filter, chain, Drop, to, in, TCP{DstPort: port}, CTState{Invalid})
+		ack := TCP{DstPort: port, Mask: handshake, Set: ACK}
+		// Without options: all that is needed is in the cookie
+		// (synproxy_recv_client_ack in net/netfilter/nf_synproxy_core.c, 6.18).
+		b.add(Mangle, s.entrance(), SYNPROXY{}, to, in, ack, CTState{Invalid})
+		b.add(Mangle, s.entrance(), Drop, to, in, TCP{DstPort: port}, CTState{Invalid})
 	}
 	if s.Hook == Input {
 		// The proxied SYN of a local service comes in by lo with the client's
 		// address. Clients on this machine are left to the host's own rules.
-		b.add(Filter, chain, Accept, to, InInterface{Name: "lo"}, TCP{DstPort: port}, SourceType{Not: true})
+		b.add(Filter, chainIn, Accept, append(s.really(), InInterface{Name: "lo"}, SourceType{Not: true})...)
 	}
+	b.thirdACK(s)
+	proxied := []Match{SourceType{Not: true}, Socket{Not: true}}
+	if s.To.IsValid() {
+		b.add(NAT, chainOut, DNAT{s.To}, append([]Match{to, TCP{DstPort: port}}, proxied...)...)
+	}
+	b.add(Filter, chainOut, Accept, append(s.really(), proxied...)...)
+}
+
+// really matches packets of connections to the service behind a translation of
+// its address, which in the filter table has already happened.
+func (s Service) really() []Match {
+	if s.Translated() {
+		return []Match{TCP{}, Original{s.Destination, s.Port}}
+	}
+	return []Match{Destination{Prefix: s.Destination}, TCP{DstPort: s.Port}}
 }
 
 // side keeps a prefix to the addresses that pass its hook. Of a routed network,
@@ -92,9 +152,10 @@ func ingress(s Service) []InInterface {
 	return in
 }
 
-// answers handles the proxy's SYN+ACK to the client. It must not meet the
+// answers handles the proxy's SYN+ACK to an untracked SYN. It must not meet the
 // conntrack entry that an earlier connection from the same port left behind,
 // whose sequence adjustment would spoil the cookie; and OUTPUT must let it go.
+// (That to a tracked SYN belongs to the connection which the SYN began.)
 func (b *builder) answers(s Service) {
 	from := Source{Prefix: s.Destination}
 	synAck := TCP{SrcPort: s.Port, Mask: handshake, Set: SYN | ACK}
@@ -120,22 +181,21 @@ func windowZero(f Family) U32 {
 	return U32{Offset: header + window, Mask: 0xffff}
 }
 
-// thirdACK handles what the proxy sends to the backend: packets of its own with
-// the client's address, which belong to no socket.
+// thirdACK repairs the ACK that the proxy sends to the backend: a packet of its
+// own with the client's address, which belongs to no socket. In mangle it still
+// has the address that the client used.
 func (b *builder) thirdACK(s Service) {
-	to := Destination{Prefix: s.Destination}
-	ack := TCP{DstPort: s.Port, Mask: handshake, Set: ACK}
-	proxied := []Match{SourceType{Not: true}, Socket{Not: true}}
-	bare := append([]Match{to, ack}, proxied...)
+	bare := []Match{
+		Destination{Prefix: s.Destination}, TCP{DstPort: s.Port, Mask: handshake, Set: ACK}, SourceType{Not: true}, Socket{Not: true},
+	}
 	switch s.ThirdACK() {
 	case RepairStrip:
 		b.add(Mangle, chainOut, TCPOptStrip{[]uint8{KindTimestamps}}, bare...)
 	case RepairDrop:
-		b.add(Filter, chainOut, Drop, bare...)
+		b.add(Mangle, chainOut, Drop, bare...)
 	case RepairNotrack:
 		b.add(Raw, chainOut, Notrack{}, bare...)
 	}
-	b.add(Filter, chainOut, Accept, append([]Match{to, TCP{DstPort: s.Port}}, proxied...)...)
 }
 
 // jumps returns the jumps to the chains that have rules.
@@ -162,10 +222,14 @@ type hook struct {
 var hooks = [...]hook{
 	{Raw, "PREROUTING", chainPre},
 	{Raw, "OUTPUT", chainOut},
+	{Mangle, "INPUT", chainIn},
+	{Mangle, "FORWARD", chainForward},
 	{Mangle, "OUTPUT", chainOut},
+	{NAT, "OUTPUT", chainOut},
 	{Filter, "INPUT", chainIn},
-	{Filter, "FORWARD", chainForward},
 	{Filter, "OUTPUT", chainOut},
+	{Security, "INPUT", chainIn},
+	{Security, "FORWARD", chainForward},
 }
 
 func (h hook) jump(f Family) Rule {

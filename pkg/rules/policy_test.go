@@ -35,15 +35,29 @@ func goldenPolicies() map[string]Policy {
 		}
 	}
 	return map[string]Policy{
-		"routed-ipv4-client-first": {[]Service{{Destination: v4, Port: 443, Hook: Forward, Options: stock(1460), First: FirstClient}}},
-		"routed-ipv6-server-first": {[]Service{{Destination: v6, Port: 22, Hook: Forward, Options: stock(1440), First: FirstServer}}},
-		"local-ipv4":               {[]Service{{Destination: v4, Port: 8080, Hook: Input, Options: stock(1460)}}},
-		"local-ipv6-syn-cookies":   {[]Service{{Destination: v6, Port: 80, Hook: Input, Options: stock(1440), SynCookies: true}}},
-		"two-interfaces": {[]Service{{
+		"routed-ipv4-client-first": {Services: []Service{{Destination: v4, Port: 443, Hook: Forward, Options: stock(1460), First: FirstClient}}},
+		"routed-ipv6-server-first": {Services: []Service{{Destination: v6, Port: 22, Hook: Forward, Options: stock(1440), First: FirstServer}}},
+		"local-ipv4":               {Services: []Service{{Destination: v4, Port: 8080, Hook: Input, Options: stock(1460)}}},
+		"local-ipv6-syn-cookies":   {Services: []Service{{Destination: v6, Port: 80, Hook: Input, Options: stock(1440), SynCookies: true}}},
+		"two-interfaces": {Services: []Service{{
 			Destination: v4, Port: 80, Hook: Forward, Options: Options{MSS: ptr[uint16](536)}, Interfaces: []string{"wan1", "wan0"},
 		}}},
-		"prefix": {[]Service{{Destination: pfx("198.51.100.0/24"), Port: 80, Hook: Forward}}},
-		"many":   many,
+		"prefix":         {Services: []Service{{Destination: pfx("198.51.100.0/24"), Port: 80, Hook: Forward}}},
+		"prefix-notrack": {Services: []Service{{Destination: pfx("198.51.100.0/24"), Port: 80, Hook: Forward, Mode: ModeNotrack}}},
+		"notrack-ipv4":   {Services: []Service{{Destination: v4, Port: 443, Hook: Forward, Options: stock(1460), First: FirstClient, Mode: ModeNotrack}}},
+		"notrack-ipv6":   {Services: []Service{{Destination: v6, Port: 22, Hook: Input, Options: stock(1440), Mode: ModeNotrack}}},
+		"translated": {Services: []Service{
+			{Destination: v4, Port: 8080, Hook: Input, Options: stock(1460), Mode: ModeNotrack, To: netip.MustParseAddrPort("198.51.100.2:80")},
+			{Destination: v6, Port: 8080, Hook: Input, Options: stock(1440), Mode: ModeNotrack, To: netip.MustParseAddrPort("[2001:db8::2]:80"), First: FirstClient},
+			{Destination: v4, Port: 8081, Hook: Input, Options: stock(1460), Mode: ModeNotrack, Published: true, SynCookies: true},
+		}},
+		"closing": {
+			Services: []Service{{Destination: v4, Port: 443, Hook: Forward, Options: stock(1460)}},
+			Closing:  []Service{{Destination: v4, Port: 444, Hook: Forward, Options: stock(1460), Mode: ModeNotrack}},
+			Anchors:  []Family{IPv6},
+		},
+		"anchors": {Anchors: []Family{IPv4, IPv6}},
+		"many":    many,
 	}
 }
 
@@ -90,7 +104,7 @@ func TestPolicyRulesParse(t *testing.T) {
 func TestPolicyRulesNeverOnLoopback(t *testing.T) {
 	for name, p := range goldenPolicies() {
 		for _, r := range p.Rules() {
-			if _, jump := r.Target.(Jump); jump || r.Chain == chainOut || r.Target == Accept {
+			if _, jump := r.Target.(Jump); jump || r.Chain == chainOut || r.Chain == chainAnchor || r.Target == Accept {
 				continue
 			}
 			held := slices.ContainsFunc(r.Matches, func(m Match) bool {

@@ -182,7 +182,8 @@ func TestParseSaveIncompatible(t *testing.T) {
 		{"# Table `raw' is incompatible, use 'nft' tool.\n", true},
 		{"# Table `mangle' is incompatible, use 'nft' tool.\n", true},
 		{"# Table `nat' is incompatible, use 'nft' tool.\n", false},
-		{"# Table `security' is incompatible, use 'nft' tool.\n", false},
+		{"# Table `security' is incompatible, use 'nft' tool.\n", true},
+		{"# Table `broute' is incompatible, use 'nft' tool.\n", false},
 		{"# Table `filter' contains incompatible base-chains, use 'nft' tool to list them.\n", false},
 		{"# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n", false},
 	} {

@@ -67,6 +67,24 @@ type Service struct {
 	Options     Options      `json:"options"`               // what the backend announces
 	First       First        `json:"first,omitempty"`       // who speaks first; empty: unknown
 	SynCookies  bool         `json:"syn_cookies,omitempty"` // the backend answers with SYN cookies of its own
+	Mode        Mode         `json:"mode,omitempty"`        // how SYNs are answered; empty: [ModeTracked]
+	// To is where connections to the destination really go. If it is valid the
+	// rules translate the address (DNAT) on the way from the proxy to there.
+	To netip.AddrPort `json:"to,omitzero"`
+	// Published tells that the host's own rules translate the address, for
+	// connections that the proxy opens too, as Docker's do in nat OUTPUT.
+	Published bool `json:"published,omitempty"`
+}
+
+// Translated reports whether the connections of the service pass a DNAT.
+func (s Service) Translated() bool { return s.To.IsValid() || s.Published }
+
+// mode returns the mode, the default filled in.
+func (s Service) mode() Mode {
+	if s.Mode == "" {
+		return ModeTracked
+	}
+	return s.Mode
 }
 
 // Family returns the address family of the destination.
@@ -88,7 +106,7 @@ func (s Service) ThirdACK() Repair {
 	switch {
 	case s.First == FirstClient:
 		return RepairDrop
-	case s.SynCookies:
+	case s.SynCookies && !s.Translated(): // untracked, the ACK would miss its DNAT
 		return RepairNotrack
 	default:
 		return RepairStrip
@@ -126,12 +144,51 @@ func (s Service) faults() []error {
 			add("interface %q is named twice", name)
 		}
 	}
+	if s.Mode != "" {
+		if _, err := ParseMode(string(s.Mode)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, s.translationFaults()...)
 	switch s.First {
 	case "", FirstUnknown, FirstClient, FirstServer:
 	default:
 		add("first speaker %q: neither client nor server", s.First)
 	}
 	return append(errs, s.Options.faults()...)
+}
+
+// translationFaults returns what is wrong with the target of a service.
+func (s Service) translationFaults() []error {
+	if !s.Translated() {
+		return nil
+	}
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if s.Destination.IsValid() && !s.Destination.IsSingleIP() {
+		add("a network cannot be translated; name each address")
+	}
+	if s.mode() == ModeTracked {
+		// The cookie is made for the translated address and comes back to the
+		// other one: every connection would end in a reset.
+		add("address translation needs the mode notrack")
+	}
+	a := s.To.Addr()
+	switch {
+	case !s.To.IsValid():
+	case s.To.Port() == 0:
+		add("target %s: port 0 is not a port of a service", s.To)
+	case a.Is4In6(), a.Zone() != "", a.IsUnspecified(), a.IsMulticast(), a.IsLinkLocalUnicast() && a.Is6():
+		add("target %s: not an address of a host on a network", s.To)
+	case a.IsLoopback():
+		// The kernel refuses packets from elsewhere to a loopback address.
+		add("target %s: a loopback address cannot be reached by way of lo with a client's address; name the address that the server listens on", s.To)
+	case s.Destination.IsValid() && FamilyOf(a) != s.Family():
+		add("target %s: not of the family of the destination", s.To)
+	case netip.AddrPortFrom(s.Destination.Addr(), s.Port) == s.To:
+		add("target %s: is the destination itself", s.To)
+	}
+	return errs
 }
 
 // validInterface applies the kernel's rule for names (dev_valid_name in
@@ -157,6 +214,33 @@ func validInterface(name string) error {
 // the one before. The zero value protects nothing.
 type Policy struct {
 	Services []Service `json:"services"`
+	// Closing are services that are being given up: their SYNs go to the
+	// backend again, and the cookies that are still on their way are judged.
+	Closing []Service `json:"closing,omitempty"`
+	// Anchors are the families whose proxied connections must live on: the
+	// kernel translates their timestamps only as long as some SYNPROXY rule of
+	// the family exists. Those of the services are among them, named or not.
+	Anchors []Family `json:"anchors,omitempty"`
+}
+
+// Close returns the policy without the services that it does not share with
+// next, which it closes: the way from one to the other that loses no cookie.
+func (p Policy) Close(next Policy) Policy {
+	type key struct {
+		destination netip.Prefix
+		port        uint16
+	}
+	stays := map[key]bool{}
+	for _, s := range next.Services {
+		stays[key{s.Destination, s.Port}] = true
+	}
+	via := next
+	for _, s := range p.Services {
+		if !stays[key{s.Destination, s.Port}] {
+			via.Closing = append(slices.Clip(via.Closing), s)
+		}
+	}
+	return via
 }
 
 // Validate returns every fault of the policy, joined; nil if there is none. Of

@@ -3,6 +3,7 @@ package rules
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -75,10 +76,10 @@ func TestPolicyValid(t *testing.T) {
 	other.Port = 1
 	for _, p := range []Policy{
 		{},
-		{[]Service{all}},
-		{[]Service{all, other}},
-		{[]Service{service("192.0.2.1/32"), service("192.0.2.2/31"), service("2001:db8::/64"), service("fd00::1/128")}},
-		{[]Service{service("169.254.0.1/32")}},
+		{Services: []Service{all}},
+		{Services: []Service{all, other}},
+		{Services: []Service{service("192.0.2.1/32"), service("192.0.2.2/31"), service("2001:db8::/64"), service("fd00::1/128")}},
+		{Services: []Service{service("169.254.0.1/32")}},
 	} {
 		if err := p.Validate(); err != nil {
 			t.Errorf("%v: %v", p.Services, err)
@@ -89,6 +90,9 @@ func TestPolicyValid(t *testing.T) {
 func TestPolicyFaults(t *testing.T) {
 	at := func(destination string) func(*Service) {
 		return func(s *Service) { s.Destination = pfx(destination) }
+	}
+	to := func(target string) func(*Service) {
+		return func(s *Service) { s.To, s.Mode = netip.MustParseAddrPort(target), ModeNotrack }
 	}
 	on := func(names ...string) func(*Service) {
 		return func(s *Service) { s.Interfaces = names }
@@ -130,13 +134,22 @@ func TestPolicyFaults(t *testing.T) {
 		{on("eth+"), `interface "eth+": a trailing + means a wildcard`},
 		{on("lo"), `interface "lo": local traffic is never proxied`},
 		{on("eth0", "eth1", "eth0"), `service 192.0.2.1:80: interface "eth0" is named twice`},
+		{func(s *Service) { s.Mode = "fast" }, `service 192.0.2.1:80: mode "fast": neither tracked nor notrack`},
+		{to("192.0.2.2:0"), "target 192.0.2.2:0: port 0 is not a port of a service"},
+		{to("127.0.0.1:80"), "target 127.0.0.1:80: a loopback address cannot be reached"},
+		{to("[2001:db8::1]:80"), "target [2001:db8::1]:80: not of the family of the destination"},
+		{to("0.0.0.0:80"), "target 0.0.0.0:80: not an address of a host"},
+		{to("192.0.2.1:80"), "target 192.0.2.1:80: is the destination itself"},
+		{func(s *Service) { to("192.0.2.2:80")(s); s.Mode = "" }, "address translation needs the mode notrack"},
+		{func(s *Service) { s.Published = true }, "address translation needs the mode notrack"},
+		{func(s *Service) { to("192.0.2.2:80")(s); s.Destination = pfx("192.0.2.0/30") }, "a network cannot be translated"},
 		{func(s *Service) { s.First = "both" }, `first speaker "both": neither client nor server`},
 		{func(s *Service) { s.Options.MSS = ptr[uint16](87) }, "service 192.0.2.1:80: mss 87: less than 88"},
 		{func(s *Service) { s.Options.WScale = ptr[uint8](15) }, "service 192.0.2.1:80: wscale 15: more than 14 (RFC 7323)"},
 	} {
 		s := service("192.0.2.1/32")
 		tt.change(&s)
-		err := Policy{[]Service{s}}.Validate()
+		err := Policy{Services: []Service{s}}.Validate()
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%+v: error %v, want one with %q", s, err, tt.want)
 		} else if strings.Contains(err.Error(), "\n") {
@@ -153,7 +166,7 @@ func TestPolicyFaultsJoined(t *testing.T) {
 	network, inside := service("198.51.100.0/24"), service("198.51.100.7/32")
 	twice := service("198.51.100.7/32")
 	twice.Hook = Input
-	got := strings.Split(Policy{[]Service{bad, inside, network, twice}}.Validate().Error(), "\n")
+	got := strings.Split(Policy{Services: []Service{bad, inside, network, twice}}.Validate().Error(), "\n")
 	want := []string{
 		"service 192.0.2.1:0: port 0 is not a port of a service",
 		`service 192.0.2.1:0: hook "x": neither input nor forward`,

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,6 +38,11 @@ type SYNPROXY struct {
 	Options Options
 }
 
+// DNAT sends a connection to another address and port (nat table only).
+type DNAT struct {
+	To netip.AddrPort
+}
+
 // TCPOptStrip overwrites TCP options with no-operations.
 type TCPOptStrip struct {
 	Kinds []uint8 // TCP option kinds (IANA), 2 to 255, ascending
@@ -56,6 +62,8 @@ func (Notrack) args() []string   { return []string{"-j", "CT", "--notrack"} }
 func (t SYNPROXY) args() []string {
 	return append([]string{"-j", "SYNPROXY"}, t.Options.args()...)
 }
+
+func (t DNAT) args() []string { return []string{"-j", "DNAT", "--to-destination", t.To.String()} }
 
 func (o Options) args() []string {
 	var args []string

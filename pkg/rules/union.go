@@ -65,8 +65,10 @@ func ofService(r Rule) bool {
 			address = address || !m.Not
 		case Destination:
 			address = address || !m.Not
+		case Original:
+			address, port = true, true
 		case TCP:
-			port = m.SrcPort != 0 || m.DstPort != 0
+			port = port || m.SrcPort != 0 || m.DstPort != 0
 		}
 	}
 	return address && port
