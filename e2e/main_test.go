@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -145,7 +146,7 @@ func synproxyctlInput(t testing.TB, host *lab.Host, stdin string, args ...string
 		t.Fatal(err)
 	}
 	var out, errOut bytes.Buffer
-	cmd := host.Command(t.Context(), path, args...)
+	cmd := host.Command(t.Context(), path, unhurried(args)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errOut
 	err = cmd.Run()
 	var exited *exec.ExitError
@@ -153,6 +154,16 @@ func synproxyctlInput(t testing.TB, host *lab.Host, stdin string, args ...string
 		t.Fatalf("synproxyctl %s: %v", strings.Join(args, " "), err)
 	}
 	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
+}
+
+// unhurried spares an apply the wait for connections that began before it, unless the test says how long it is to be:
+// on hosts that have only just been made there are none.
+func unhurried(args []string) []string {
+	apply := len(args) > 0 && slices.Contains(args, "apply") && !slices.Contains(args, "--")
+	if apply && !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--warmup") || strings.HasPrefix(a, "--help") }) {
+		return append(slices.Clip(args), "--warmup=0")
+	}
+	return args
 }
 
 // run runs a program on a host, which must succeed, and returns its standard output.

@@ -157,7 +157,7 @@ func TestEveryStepFails(t *testing.T) {
 			"change": {one, func(h *protect.Host) error { return applyIn(h, other, backend) }},
 			"move":   {one, func(h *protect.Host) error { return applyIn(h, one, another(backend)) }},
 			"revert": {other, func(h *protect.Host) error {
-				_, err := h.Revert(context.Background(), true)
+				_, err := h.Revert(context.Background(), protect.Removal{Now: true})
 				return err
 			}},
 		}

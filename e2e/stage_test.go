@@ -60,7 +60,7 @@ func (s *stage) command(args ...string) *lab.Command {
 		s.t.Fatal(err)
 	}
 	script := `mount --bind "$STAGE" /run; ` + s.setup + "\n" + `exec "$@"`
-	words := slices.Concat([]string{"-m", "sh", "-euc", script, "sh"}, s.prefix, []string{path}, args)
+	words := slices.Concat([]string{"-m", "sh", "-euc", script, "sh"}, s.prefix, []string{path}, unhurried(args))
 	const longest = 30 * time.Second
 	ctx, cancel := context.WithTimeout(s.t.Context(), longest)
 	s.t.Cleanup(cancel)

@@ -36,7 +36,7 @@ type env struct {
 
 // commands are all that there are.
 func commands() []command {
-	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, revertCommand, demoCommand}
+	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, confirmCommand, revertCommand, demoCommand, guardCommand}
 }
 
 // action does the work of one command.
@@ -97,6 +97,7 @@ type command struct {
 	name, usage, args, help string
 	examples                string // command lines and what they are for; lines of at most 80 columns
 	flags                   []cli.Flag
+	hidden                  bool // not for people
 	do                      action
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -37,6 +38,10 @@ A prefix, such as 192.0.2.0/24:443, needs all four options, or --probe-at.`,
 		&cli.StringFlag{Name: "first", Value: "auto", Usage: "`WHO` speaks first on a connection: client, server, or auto to find out by connecting"},
 		&cli.StringFlag{Name: "probe-at", Usage: "ask the server at `ADDR:PORT` for the options, instead of the target"},
 		&cli.StringFlag{Name: "backend", Value: "auto", Usage: "make the rules with `PROGRAM`: iptables-nft, iptables-legacy, or auto for what the host's rules use"},
+		&cli.StringFlag{Name: "mode", Value: "auto", Usage: "answer SYNs tracked, behind the host's own filters, or notrack, which is faster and which those filters do not know, `MODE`"},
+		&cli.StringFlag{Name: "to", Usage: "the server is really at `ADDR:PORT`: connections are sent there (DNAT)"},
+		&cli.DurationFlag{Name: "warmup", DefaultText: "10s for routed services, 1s for local ones", Usage: "if connections were not tracked yet: how long to watch before the protection begins, so that active ones go on"},
+		&cli.DurationFlag{Name: "try", DefaultText: "for good", Usage: "take the change back after that time unless synproxyctl confirm is called; 1s to 24h"},
 		&cli.BoolFlag{Name: "dry-run", DisableDefaultText: true, Usage: "only show what would be done"},
 		&cli.BoolFlag{Name: "diff", DisableDefaultText: true, Usage: "show each change"},
 		&cli.BoolFlag{Name: "no-verify", DisableDefaultText: true, Usage: "do not read back what was written"}),
@@ -61,6 +66,11 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	order, err := orderLike(c)
+	if err != nil {
+		return nil, err
+	}
+	h.Progress, h.Announce = waiting(e.err), func(fs []protect.Finding) { announce(e.err, fs) }
 	targets, err := readTargets(c.Context, e, c.Args().Slice(), target.Target.CheckApply)
 	if err != nil {
 		return nil, err
@@ -83,13 +93,47 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	done, err := h.Apply(c.Context, protect.Order{
-		Services: services, Backend: backend, DryRun: c.Bool("dry-run"), NoVerify: c.Bool("no-verify"), Findings: found,
-	})
+	order.Services, order.Backend, order.Findings = services, backend, found
+	done, err := h.Apply(c.Context, order)
 	if err != nil {
 		return nil, err
 	}
 	return &answer{result: done, text: func(w io.Writer, p paint) { writeApplied(w, p, done, c.Bool("diff")) }}, nil
+}
+
+// orderLike reads how the change shall be made.
+func orderLike(c *cli.Context) (protect.Order, error) {
+	const longest = 24 * time.Hour
+	o := protect.Order{DryRun: c.Bool("dry-run"), NoVerify: c.Bool("no-verify"), Guard: startGuard}
+	if c.IsSet("warmup") {
+		d := c.Duration("warmup")
+		if d < 0 || d > longest {
+			return o, outOfRange("warmup", d, "0s, which means none, to 24h")
+		}
+		o.Warmup = &d
+	}
+	if c.IsSet("try") {
+		o.Try = c.Duration("try")
+		if o.Try < time.Second || o.Try > longest {
+			return o, outOfRange("try", o.Try, "1s to 24h")
+		}
+	}
+	return o, nil
+}
+
+// announce tells people, before anything is done, what it puts at risk.
+func announce(w io.Writer, findings []protect.Finding) {
+	for _, f := range findings {
+		fmt.Fprintf(w, "%s: %s\n", f.Severity, printable(f.Message))
+		if f.Hint != "" {
+			fmt.Fprintf(w, "  hint: %s\n", printable(f.Hint))
+		}
+	}
+}
+
+// waiting shows how far a wait has come.
+func waiting(w io.Writer) func(phase string, done, total int) {
+	return func(phase string, done, total int) { progress(w, phase)(done, total) }
 }
 
 // wishLike reads what the flags say of every target.
@@ -117,14 +161,33 @@ func wishLike(c *cli.Context) (protect.Wish, error) {
 	default:
 		return w, protect.Errorf(protect.Usage, "give auto, client or server", "--first %s: nobody", quote(name))
 	}
-	if c.IsSet("probe-at") {
-		at, err := netip.ParseAddrPort(c.String("probe-at"))
-		if err != nil || at.Port() == 0 {
-			return w, protect.Errorf(protect.Usage, "give an address and a port, as 192.0.2.1:443 or [2001:db8::1]:443", "--probe-at %s: not ADDR:PORT", quote(c.String("probe-at")))
+	if name := c.String("mode"); name != "auto" {
+		mode, err := rules.ParseMode(name)
+		if err != nil {
+			return w, protect.Errorf(protect.Usage, "give auto, tracked or notrack", "--mode %s: not a mode", quote(name))
 		}
-		w.ProbeAt = at
+		w.Mode = mode
+	}
+	var err error
+	if w.ProbeAt, err = addrPort(c, "probe-at"); err != nil {
+		return w, err
+	}
+	if w.To, err = addrPort(c, "to"); err != nil {
+		return w, err
 	}
 	return w, optionFlags(c, &w)
+}
+
+// addrPort reads a flag that is an address and a port; not valid if it is not set.
+func addrPort(c *cli.Context, name string) (netip.AddrPort, error) {
+	if !c.IsSet(name) {
+		return netip.AddrPort{}, nil
+	}
+	at, err := netip.ParseAddrPort(c.String(name))
+	if err != nil || at.Port() == 0 {
+		return at, protect.Errorf(protect.Usage, "give an address and a port, as 192.0.2.1:443 or [2001:db8::1]:443", "--%s %s: not ADDR:PORT", name, quote(c.String(name)))
+	}
+	return at, nil
 }
 
 // optionFlags reads the TCP options that were given.
@@ -182,6 +245,9 @@ func writeApplied(w io.Writer, p paint, a *protect.Applied, diff bool) {
 		fmt.Fprintf(w, "%s: nothing to change (%s)\n", p.good("unchanged"), a.Backend)
 	default:
 		fmt.Fprintf(w, "%s: %d changes by %s (%s)%s\n", p.good("applied"), len(a.Changes), a.Backend, a.Reason, verifiedNote(a))
+	}
+	if a.Pending != nil {
+		fmt.Fprintf(w, "on trial: goes back at %s unless you run: synproxyctl confirm\n", a.Pending.Deadline.Local().Format(time.TimeOnly))
 	}
 }
 

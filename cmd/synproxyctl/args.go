@@ -222,7 +222,9 @@ func wantsJSON(words []string) bool {
 func names(all []command) []string {
 	var list []string
 	for _, c := range all {
-		list = append(list, c.name)
+		if !c.hidden {
+			list = append(list, c.name)
+		}
 	}
 	return list
 }

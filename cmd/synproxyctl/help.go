@@ -43,7 +43,9 @@ Usage: synproxyctl COMMAND [FLAG...] [TARGET...]
 Commands:
 `)
 	for _, c := range all {
-		writeItem(w, 10, c.name, c.usage)
+		if !c.hidden {
+			writeItem(w, 10, c.name, c.usage)
+		}
 	}
 	fmt.Fprint(w, "\nFlags of every command:\n")
 	writeFlags(w, shared())

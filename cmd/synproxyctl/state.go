@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -42,10 +43,15 @@ func writeStatus(w io.Writer, p paint, st *protect.Status) {
 		state = p.good(state)
 	case protect.Drifted:
 		state = p.of(protect.Bad, state)
+	case protect.Draining:
+		state = p.of(protect.Warn, state) + fmt.Sprintf(": %d proxied connections left", st.Connections.Proxied)
 	}
 	rows := [][]string{{"state", state}}
 	if st.Backend != "" {
 		rows = append(rows, []string{"backend", st.Backend})
+	}
+	if st.Pending != nil {
+		rows = append(rows, []string{"on trial", "until " + st.Pending.Deadline.Local().Format(time.TimeOnly) + ", then back unless confirmed"})
 	}
 	for _, s := range st.Sysctls {
 		have := s.Have
@@ -131,15 +137,20 @@ func runVerify(e env, c *cli.Context) (*answer, error) {
 
 var revertCommand = command{
 	name: "revert", usage: "take the protection away without a trace",
-	help: `Removes the rules and gives settings back, except those that somebody else has set since.
-Proxied connections that are alive do not survive it; the number is told.
-Twice is the same as once.`,
+	help: `New connections go to the servers at once; those that the proxy has opened live on, and
+the command waits for their end. Then the last rules go. Settings are given back, except
+those that somebody else has set since. Interrupted or run again, it goes on from where it
+was. Twice is the same as once.`,
 	examples: `
-  synproxyctl revert
-  synproxyctl revert --now                            never mind the connections
+  synproxyctl revert                 wait for the end of proxied connections
+  synproxyctl revert --drain 10m     wait no longer than that; what they need stays
+  synproxyctl revert --now           never mind the connections
 `,
-	flags: []cli.Flag{&cli.BoolFlag{Name: "now", DisableDefaultText: true, Usage: "proxied connections that are alive are given up"}},
-	do:    runRevert,
+	flags: []cli.Flag{
+		&cli.DurationFlag{Name: "drain", DefaultText: "without limit", Usage: "how long to wait for proxied connections to end; 0: not at all"},
+		&cli.BoolFlag{Name: "now", DisableDefaultText: true, Usage: "proxied connections that are alive are given up"},
+	},
+	do: runRevert,
 }
 
 // revertedNote promises no more than the findings leave true.
@@ -150,21 +161,44 @@ func revertedNote(r *protect.Reverted) string {
 	return "rules and settings are as they were before"
 }
 
-func runRevert(_ env, c *cli.Context) (*answer, error) {
+func runRevert(e env, c *cli.Context) (*answer, error) {
 	h, err := host(c)
 	if err != nil {
 		return nil, err
 	}
-	r, err := h.Revert(c.Context, c.Bool("now"))
+	how := protect.Removal{Now: c.Bool("now")}
+	if c.IsSet("drain") {
+		d := c.Duration("drain")
+		switch {
+		case how.Now:
+			return nil, protect.Errorf(protect.Usage, "give one of them", "--now and --drain exclude each other")
+		case d < 0:
+			return nil, outOfRange("drain", d, "0s, which means not to wait, or more")
+		}
+		how.Drain = &d
+	}
+	h.Progress = waiting(e.err)
+	r, err := h.Revert(c.Context, how)
 	if err != nil {
-		return nil, err
+		return revertedAnswer(r), err
+	}
+	return revertedAnswer(r), nil
+}
+
+// revertedAnswer tells what became of it; nil if nothing did.
+func revertedAnswer(r *protect.Reverted) *answer {
+	if r == nil {
+		return nil
 	}
 	return &answer{result: r, text: func(w io.Writer, p paint) {
 		writeFindings(w, p, r.Findings)
-		if r.Changed {
-			fmt.Fprintln(w, p.good("reverted")+": "+revertedNote(r))
-		} else {
+		switch {
+		case !r.Changed:
 			fmt.Fprintln(w, "nothing to revert")
+		case r.State == protect.Draining:
+			fmt.Fprintf(w, "draining: %d proxied connections are left, nothing new is proxied\n", r.Remaining)
+		default:
+			fmt.Fprintln(w, p.good("reverted")+": "+revertedNote(r))
 		}
-	}}, nil
+	}}
 }

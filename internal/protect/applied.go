@@ -25,6 +25,10 @@ type Applied struct {
 	Changes  []Change  `json:"changes"`
 	Verified bool      `json:"verified"`
 	Findings []Finding `json:"findings"`
+	// Connections tells what was found of connections that began before.
+	Connections Earlier `json:"connections"`
+	// Pending tells how long the change stands unless it is confirmed; nil: for good.
+	Pending *Pending `json:"pending,omitempty"`
 	// Script is what the backend is given, for people.
 	Script string `json:"-"`
 }
@@ -34,6 +38,8 @@ func (p *plan) outcome(o Order) *Applied {
 		Changed: p.changes(), DryRun: o.DryRun, Backend: p.backend.Name(), Reason: p.reason,
 		Services: o.Services, Changes: []Change{}, Findings: append(adviseOptions(o.Services), o.Findings...),
 	}
+	a.Connections = p.earlier
+	a.Findings = append(a.Findings, p.earlier.findings()...)
 	if p.old == nil && p.new.Unknown {
 		a.Findings = append(a.Findings, recordLost())
 	}

@@ -18,6 +18,15 @@ type Order struct {
 	DryRun   bool      // only tell what would be done
 	NoVerify bool      // do not read the rules back
 	Findings []Finding // of [Resolve], to be told with the others
+	// Warmup is how long conntrack shall watch before it judges, if it was not
+	// watching before; nil: a time that fits the services.
+	Warmup *time.Duration
+	// Try is how long the change shall stand unless it is confirmed; 0: for good.
+	Try time.Duration
+	// Guard starts what calls [Host.Await] with the given name when the time
+	// of a try is over, and outlives the caller. It is needed for a Try. What it
+	// returns stops it, if the change fails.
+	Guard func(name string) (stop func(), err error)
 }
 
 // plan is everything that an apply will do, found before the first change.
@@ -25,6 +34,7 @@ type plan struct {
 	backend rules.Backend
 	reason  string
 	have    rules.Ruleset
+	via     rules.Ruleset // want, and what may not yet go
 	want    rules.Ruleset
 	steps   []rules.Step
 	base    []rules.BaseChain // that the backend had before this attempt
@@ -32,6 +42,8 @@ type plan struct {
 	sysctls []sysctl.Change   // settings that are not as needed
 	old     *record           // nil: not applied before
 	new     *record
+
+	earlier Earlier
 }
 
 // Apply leads the namespace to protect exactly the ordered services. If it
@@ -55,23 +67,41 @@ func (h *Host) Apply(ctx context.Context, o Order) (*Applied, error) {
 		}
 		defer release()
 	}
+	return h.apply(ctx, s, o)
+}
+
+// apply is [Host.Apply] under the lock.
+func (h *Host) apply(ctx context.Context, s store, o Order) (*Applied, error) {
 	o.Services = slices.SortedFunc(slices.Values(o.Services), Service.compare)
 	p, err := h.plan(ctx, s, o)
 	if err != nil {
 		return nil, err
 	}
 	done := p.outcome(o)
+	if h.Announce != nil && !o.DryRun {
+		h.Announce(p.earlier.findings())
+	}
 	if o.DryRun {
 		return done, nil
 	}
 	if p.same() && o.NoVerify {
 		return done, nil
 	}
-	found, err := h.execute(ctx, s, p, o.NoVerify)
+	stop := func() {}
+	if p.new.Pending != nil {
+		// Before the first change, so that none is ever without it.
+		if stop, err = o.Guard(p.new.Pending.Name); err != nil {
+			return nil, fmt.Errorf("the guard of the try cannot be started: %w", err)
+		}
+	}
+	found, err := h.execute(ctx, s, p, o)
 	if err != nil {
+		stop()
 		return nil, err
 	}
+	done.Pending = p.new.Pending.view()
 	done.Findings, done.Verified = append(done.Findings, found...), !o.NoVerify
+	done.Connections = p.earlier
 	return done, nil
 }
 
@@ -90,15 +120,23 @@ func (p *plan) changes() bool { return len(p.steps) > 0 || len(p.others) > 0 || 
 
 // same reports whether nothing has to be done, not even to the record.
 func (p *plan) same() bool {
-	return !p.changes() && p.old != nil && p.old.Backend == p.new.Backend && reflect.DeepEqual(p.old.Services, p.new.Services)
+	return !p.changes() && p.old != nil && p.old.Backend == p.new.Backend && reflect.DeepEqual(p.old.Services, p.new.Services) &&
+		!p.old.Draining && p.old.Pending == nil && p.new.Pending == nil
 }
 
+// closes reports whether services go whose cookies may be on their way.
+func (p *plan) closes() bool { return len(rules.Compare(p.via, p.want)) > 0 }
+
 func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
-	p := &plan{want: policyOf(o.Services).Ruleset()}
+	p := &plan{}
 	var err error
 	if p.old, err = s.load(); err != nil {
 		return nil, err
 	}
+	families := familiesOf(o.Services, p.old)
+	next := policyOf(o.Services)
+	next.Anchors = families
+	p.want, p.via = next.Ruleset(), p.old.policy().Close(next).Ruleset()
 	if err := h.chooseBackend(ctx, p, o.Backend); err != nil {
 		return nil, err
 	}
@@ -109,7 +147,63 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	if p.sysctls, err = h.planSysctls(); err != nil {
 		return nil, err
 	}
-	return p, p.nextRecord(ctx, o.Services)
+	if err := p.nextRecord(ctx, o); err != nil {
+		return nil, err
+	}
+	p.new.Families = families
+	if p.earlier, err = h.connections(ctx, p, o); err != nil {
+		return nil, err
+	}
+	return p, h.planWarmup(p)
+}
+
+// familiesOf lists the families of services and those that were protected
+// before, of which proxied connections may be alive.
+func familiesOf(services []Service, old *record) []rules.Family {
+	var list []rules.Family
+	for _, f := range rules.Families {
+		if old != nil && slices.Contains(old.Families, f) || slices.ContainsFunc(services, func(s Service) bool { return s.Family() == f }) {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// planWarmup adds to the plan what only a warm-up needs.
+func (h *Host) planWarmup(p *plan) error {
+	if p.earlier.Tracked {
+		return nil
+	}
+	guards, err := h.guardSettings()
+	if err != nil {
+		return err
+	}
+	for _, c := range guards {
+		p.sysctls = append(p.sysctls, c)
+		p.note(c)
+	}
+	now, err := h.Sysctl.Get(loose)
+	if err != nil {
+		return fmt.Errorf("kernel settings: %w", err)
+	}
+	if now == "0" && p.earlier.Warmup > 0 && (p.old == nil || p.old.Warming) {
+		p.new.Warming = true
+		p.note(sysctl.Change{Key: loose, Before: "0", After: "0"})
+	}
+	return nil
+}
+
+// note puts a change into the new record. The latest value that was not ours is
+// the one to give back.
+func (p *plan) note(c sysctl.Change) {
+	i := slices.IndexFunc(p.new.Sysctls, func(o sysctl.Change) bool { return o.Key == c.Key })
+	switch {
+	case i < 0:
+		p.new.Sysctls = append(p.new.Sysctls, c)
+	case p.old != nil && p.old.Warming && c.Key == loose: // the 1 is ours, of a warm-up that was cut short
+	default:
+		p.new.Sysctls[i] = c
+	}
 }
 
 // conflicts returns an error if somebody else's rules refer to our chains.
@@ -160,8 +254,11 @@ func (h *Host) chooseBackend(ctx context.Context, p *plan, name string) error {
 }
 
 // nextRecord prepares the undo record that will hold when all is done.
-func (p *plan) nextRecord(ctx context.Context, services []Service) error {
-	p.new = &record{Backend: p.backend.Name(), Services: services, Written: time.Now().UTC().Truncate(time.Second)}
+func (p *plan) nextRecord(ctx context.Context, o Order) error {
+	p.new = &record{Backend: p.backend.Name(), Services: o.Services, Written: time.Now().UTC().Truncate(time.Second)}
+	if o.Try > 0 {
+		p.new.Pending = newPending(o.Try, p.old)
+	}
 	if p.old != nil {
 		p.new.Sysctls = slices.Clone(p.old.Sysctls)
 		p.new.Base, p.new.Unknown = p.old.Base, p.old.Unknown
@@ -169,13 +266,7 @@ func (p *plan) nextRecord(ctx context.Context, services []Service) error {
 		p.new.Unknown = !p.have.Empty() || len(p.others) > 0
 	}
 	for _, c := range p.sysctls {
-		// The latest value that was not ours is the one to give back.
-		i := slices.IndexFunc(p.new.Sysctls, func(o sysctl.Change) bool { return o.Key == c.Key })
-		if i < 0 {
-			p.new.Sysctls = append(p.new.Sysctls, c)
-		} else {
-			p.new.Sysctls[i] = c
-		}
+		p.note(c)
 	}
 	var err error
 	if p.base, err = p.backend.BaseChains(ctx); err != nil {
@@ -183,79 +274,6 @@ func (p *plan) nextRecord(ctx context.Context, services []Service) error {
 	}
 	if p.new.Base == nil {
 		p.new.Base = p.base
-	}
-	return nil
-}
-
-// execute does what was planned, in the order that is safe for packets: the
-// record, settings, then the rules; then it reads everything back. Any failure
-// undoes what was begun.
-func (h *Host) execute(ctx context.Context, s store, p *plan, noVerify bool) ([]Finding, error) {
-	var u undo
-	fail := func(err error) ([]Finding, error) { return nil, u.rollback(ctx, err) }
-	if !p.same() {
-		if err := h.change(ctx, s, p, &u); err != nil {
-			return fail(err)
-		}
-	}
-	if noVerify {
-		return nil, nil
-	}
-	have, err := p.backend.List(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	found, err := h.compare(p.new, have)
-	if err != nil {
-		return fail(err)
-	}
-	for _, f := range found {
-		if f.Severity == Bad {
-			return fail(fmt.Errorf("the kernel does not hold what was written: %s", f.Message))
-		}
-	}
-	return found, nil
-}
-
-// change makes the planned changes and notes in u how to undo them.
-func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) error {
-	u.record = func() error { return s.put(p.old) }
-	if err := s.save(p.new); err != nil {
-		return err
-	}
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	made, err := h.Sysctl.Apply(p.sysctls)
-	u.push("kernel settings", func(context.Context) error {
-		_, err := h.Sysctl.Restore(made)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("kernel settings: %w", err)
-	}
-	u.push("rules of "+p.backend.Name(), func(ctx context.Context) error {
-		if err := reach(ctx, p.backend, p.have); err != nil {
-			return err
-		}
-		return p.backend.Prune(ctx, p.base)
-	})
-	if err := reach(ctx, p.backend, p.want); err != nil {
-		return fmt.Errorf("rules: %w", err)
-	}
-	// What another backend held goes only now: two proxies in a row do no
-	// harm to a packet, none at all would.
-	for _, o := range p.others {
-		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return reach(ctx, o.backend, o.rules) })
-		if err := reach(ctx, o.backend, rules.Ruleset{}); err != nil {
-			return fmt.Errorf("rules: %w", err)
-		}
-		if p.new.Base == nil {
-			continue // the record is lost, and which tables were there before us
-		}
-		if err := o.backend.Prune(ctx, p.new.Base); err != nil {
-			return err
-		}
 	}
 	return nil
 }

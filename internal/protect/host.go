@@ -27,6 +27,12 @@ type Host struct {
 	LockTimeout time.Duration
 	// Wrap, if set, is put around each backend: tests make steps fail with it.
 	Wrap func(rules.Backend) rules.Backend
+	// Progress, if set, is told how far a wait has come.
+	Progress func(phase string, done, total int)
+	// Announce, if set, is told what is at risk before the first change.
+	Announce func([]Finding)
+	// Checkpoint, if set, is called after each effect: tests crash there.
+	Checkpoint func(step string)
 	// Sysctl is the directory of the kernel's settings; zero: the real one.
 	Sysctl sysctl.FS
 }
@@ -34,7 +40,7 @@ type Host struct {
 // needed are the settings that the protection does not work without: with
 // loose tracking, the ACK that brings a cookie back would start a connection
 // instead of being judged by SYNPROXY.
-var needed = []sysctl.Setting{{Key: "net.netfilter.nf_conntrack_tcp_loose", Value: "0"}}
+var needed = []sysctl.Setting{{Key: loose, Value: "0"}}
 
 func (h *Host) wrap(b rules.Backend) rules.Backend {
 	if h.Wrap != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -36,6 +37,16 @@ type record struct {
 	// Unknown tells that a record was lost before this one, and with it what
 	// settings were before.
 	Unknown bool `json:"settings_unknown,omitempty"`
+	// Families are those of which connections have passed the proxy.
+	Families []rules.Family `json:"families"`
+	// Warming tells that loose tracking may be on for a warm-up, though it was
+	// off before.
+	Warming bool `json:"warming,omitempty"`
+	// Draining tells that the services are no longer protected, and that what is
+	// left of the rules waits for the end of proxied connections.
+	Draining bool `json:"draining,omitempty"`
+	// Pending is a change that goes back unless it is confirmed; nil: none.
+	Pending *pending `json:"pending,omitempty"`
 	// Base holds the built-in chains of iptables-nft that were there before
 	// us; null if we never used it.
 	Base []rules.BaseChain `json:"base_chains"`
@@ -112,15 +123,33 @@ func parseRecord(text []byte) (*record, error) {
 	if rec.Schema != recordSchema {
 		return nil, fmt.Errorf("schema %d is not known to this version", rec.Schema)
 	}
-	for _, c := range rec.Sysctls {
-		if !slices.ContainsFunc(needed, func(n sysctl.Setting) bool { return n.Key == c.Key && n.Value == c.After }) {
-			return nil, fmt.Errorf("%s=%s is not a setting that this program makes", c.Key, c.After)
+	return &rec, rec.check()
+}
+
+// check refuses what this program would not have written.
+func (r *record) check() error {
+	for _, c := range r.Sysctls {
+		ours := slices.ContainsFunc(needed, func(n sysctl.Setting) bool { return n.Key == c.Key && n.Value == c.After })
+		_, err := strconv.ParseUint(c.After, 10, 32)
+		if !ours && (c.Key != unacknowledged || err != nil) {
+			return fmt.Errorf("%s=%s is not a setting that this program makes", c.Key, c.After)
 		}
 	}
-	if err := rec.policy().Validate(); err != nil {
-		return nil, err
+	for _, f := range r.Families {
+		if !slices.Contains(rules.Families[:], f) {
+			return fmt.Errorf("family %q is not known", f)
+		}
 	}
-	return &rec, nil
+	if err := policyOf(r.Services).Validate(); err != nil {
+		return err
+	}
+	if r.Pending != nil && r.Pending.Before != nil {
+		if r.Pending.Before.Pending != nil {
+			return errors.New("a pending change before a pending change")
+		}
+		return r.Pending.Before.check()
+	}
+	return nil
 }
 
 // save writes the record so that at any moment there is the old or the new one.
@@ -147,9 +176,15 @@ func (s store) put(rec *record) error {
 	return nil
 }
 
+// policy returns what the kernel should hold; nothing if there is no record.
 func (r *record) policy() rules.Policy {
-	if r == nil {
+	switch {
+	case r == nil:
 		return rules.Policy{}
+	case r.Draining:
+		return rules.Policy{Anchors: r.Families}
 	}
-	return policyOf(r.Services)
+	p := policyOf(r.Services)
+	p.Anchors = r.Families
+	return p
 }

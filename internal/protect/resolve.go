@@ -18,6 +18,8 @@ type Wish struct {
 	Destination netip.Prefix
 	Port        uint16
 	ProbeAt     netip.AddrPort // who is asked for the options; zero: the destination
+	To          netip.AddrPort // where the server really is; zero: at the destination
+	Mode        rules.Mode     // empty: by the host's own filters
 	Hook        rules.Hook     // empty: by the routes
 	Interfaces  []string
 	MSS         *uint16 // nil: probed
@@ -38,6 +40,8 @@ func (w Wish) askAt() netip.AddrPort {
 	switch {
 	case w.ProbeAt.IsValid():
 		return w.ProbeAt
+	case w.To.IsValid():
+		return w.To
 	case w.Destination.IsSingleIP():
 		return netip.AddrPortFrom(w.Destination.Addr(), w.Port)
 	}
@@ -119,7 +123,14 @@ func (w Wish) service() (Service, error) {
 	}
 	s := Service{Source: Given, ProbeAt: w.askAt(), Service: rules.Service{
 		Name: w.Name, Destination: w.Destination, Port: w.Port, Hook: w.Hook, Interfaces: w.Interfaces, First: w.First,
+		Mode: w.Mode, To: w.To,
 	}}
+	switch {
+	case s.Mode == "" && s.Translated():
+		s.Mode = rules.ModeNotrack
+	case s.Mode == "":
+		s.Mode = rules.ModeTracked
+	}
 	w.override(&s.Options)
 	if s.Hook == "" {
 		hook, err := hookFor(w.Destination.Addr())

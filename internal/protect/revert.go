@@ -3,6 +3,8 @@ package protect
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
@@ -12,16 +14,29 @@ import (
 // Reverted is the outcome of [Host.Revert].
 type Reverted struct {
 	Changed   bool      `json:"changed"`
-	State     State     `json:"state"`
-	Remaining int       `json:"remaining"` // proxied connections that were alive
+	State     State     `json:"state"`     // [Absent], or [Draining] if connections are left
+	Remaining int       `json:"remaining"` // proxied connections that are alive, or were when they were given up
 	Findings  []Finding `json:"findings"`
+}
+
+// Removal tells how the protection shall go.
+type Removal struct {
+	// Now gives up the proxied connections that are alive.
+	Now bool
+	// Drain bounds the wait for their end; nil: none. When the time is over,
+	// what they need stays, and a later revert goes on.
+	Drain *time.Duration
 }
 
 // Revert takes the protection away: rules, tables that exist only because of
 // them, and settings. It finds the rules by their names, so that it also works
-// when the undo record is lost. With giveUp the caller accepts that proxied
-// connections end. If it fails or ctx ends, the protection stands as before.
-func (h *Host) Revert(ctx context.Context, giveUp bool) (*Reverted, error) {
+// when the undo record is lost. Unless the caller gives them up, it waits for
+// the proxied connections to end, and leaves until then what they need of the
+// kernel.
+//
+// If it fails or ctx ends before the protection is off, it stands as before;
+// later, the namespace stays [Draining], and a revert goes on from there.
+func (h *Host) Revert(ctx context.Context, how Removal) (*Reverted, error) {
 	if err := CanChange(); err != nil {
 		return nil, err
 	}
@@ -33,7 +48,7 @@ func (h *Host) Revert(ctx context.Context, giveUp bool) (*Reverted, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer func() { release() }()
 	rec, err := s.load()
 	if err != nil {
 		return nil, err
@@ -46,11 +61,42 @@ func (h *Host) Revert(ctx context.Context, giveUp bool) (*Reverted, error) {
 	if !r.Changed {
 		return r, nil
 	}
-	r.countConnections(ctx, giveUp)
 	if rec == nil || rec.Unknown {
 		r.Findings = append(r.Findings, recordLost())
 	}
-	return r, h.remove(ctx, s, rec, ours, r)
+	if rec == nil {
+		rec = lostRecord(ours)
+	}
+	if how.Now {
+		r.Remaining, err = kernel.AliveProxied(ctx, nil)
+		if err != nil {
+			r.Findings = append(r.Findings, finding(Warn, "connections-unknown", "", "proxied connections could not be counted: %v", err))
+		} else if r.Remaining > 0 {
+			r.Findings = append(r.Findings, finding(Info, "connections-given-up", "", "%d proxied connections are given up, as asked", r.Remaining))
+		}
+		if err := h.remove(ctx, s, rec, r); err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
+	if err := h.withdraw(ctx, s, rec, r); err != nil {
+		return nil, err
+	}
+	// Others may change the namespace while connections end, which can take days.
+	release()
+	release = func() {}
+	return r, h.drain(ctx, s, r, how.Drain)
+}
+
+// lostRecord stands for a record that is gone: of the services nothing is known.
+func lostRecord(ours []held) *record {
+	rec := &record{Backend: ours[0].backend.Name(), Unknown: true, Services: []Service{}, Written: time.Now().UTC().Truncate(time.Second)}
+	for _, f := range rules.Families {
+		if slices.ContainsFunc(ours, func(o held) bool { return o.rules.Uses(f) }) {
+			rec.Families = append(rec.Families, f)
+		}
+	}
+	return rec
 }
 
 // holding returns the backends that hold anything of ours.
@@ -76,43 +122,161 @@ func (h *Host) holding(ctx context.Context, rec *record) ([]held, error) {
 	return ours, nil
 }
 
-func (r *Reverted) countConnections(ctx context.Context, giveUp bool) {
-	n, err := kernel.ProxiedConnections(ctx, nil)
-	r.Remaining = n
-	switch {
-	case err != nil:
-		r.Findings = append(r.Findings, finding(Warn, "connections-unknown", "", "proxied connections could not be counted: %v", err))
-	case n > 0 && giveUp:
-		r.Findings = append(r.Findings, finding(Info, "connections-given-up", "", "%d proxied connections are given up, as asked", n))
-	case n > 0:
-		r.Findings = append(r.Findings, finding(Warn, "connections-lost", "at another time revert when fewer are open; --now says that they are given up",
-			"%d proxied connections were alive; without SYNPROXY they stall or break", n))
+// withdraw ends the protection and leaves what proxied connections need. The
+// caller holds the lock.
+func (h *Host) withdraw(ctx context.Context, s store, rec *record, r *Reverted) error {
+	ours, err := h.holding(ctx, rec)
+	if err != nil {
+		return err
 	}
-}
-
-// remove takes away what diverts first, then what answers, then the settings.
-func (h *Host) remove(ctx context.Context, s store, rec *record, ours []held, r *Reverted) error {
+	back := *rec
 	var u undo
+	u.record = func() error {
+		if back.Unknown && len(back.Services) == 0 {
+			return s.put(nil)
+		}
+		return s.put(&back)
+	}
 	fail := func(err error) error { return u.rollback(ctx, err) }
-	for _, o := range ours {
-		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return reach(ctx, o.backend, o.rules) })
-		if err := reach(ctx, o.backend, rules.Ruleset{}); err != nil {
+	closing := rules.Policy{Closing: policyOf(rec.Services).Services, Anchors: rec.Families}.Ruleset()
+	anchored := rules.Policy{Anchors: rec.Families}.Ruleset()
+	next := *rec
+	next.Draining, next.Pending, next.Warming = true, nil, false
+	if err := s.save(&next); err != nil {
+		return fail(err)
+	}
+	if err := h.step(ctx, "record"); err != nil {
+		return fail(err)
+	}
+	main := slices.IndexFunc(ours, func(o held) bool { return o.backend.Name() == rec.Backend })
+	if main >= 0 {
+		o := ours[main]
+		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return h.reach(ctx, o.backend, o.rules) })
+		if len(rules.Compare(o.rules, anchored)) > 0 {
+			if err := h.reach(ctx, o.backend, closing); err != nil {
+				return fail(fmt.Errorf("rules: %w", err))
+			}
+			if err := h.letCookiesLand(ctx, time.Now(), "cookies in flight"); err != nil {
+				return fail(err)
+			}
+			if err := h.reach(ctx, o.backend, anchored); err != nil {
+				return fail(fmt.Errorf("rules: %w", err))
+			}
+		}
+	}
+	for i, o := range ours {
+		if i == main {
+			continue
+		}
+		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return h.reach(ctx, o.backend, o.rules) })
+		if err := h.reach(ctx, o.backend, rules.Ruleset{}); err != nil {
 			return fail(fmt.Errorf("rules: %w", err))
 		}
 	}
-	if rec == nil {
-		return nil
+	if err := h.restore(ctx, rec, r, &u); err != nil {
+		return fail(err)
 	}
+	next.Sysctls = nil
+	if err := s.save(&next); err != nil {
+		return fail(err)
+	}
+	r.State = Draining
+	return h.step(ctx, "draining")
+}
+
+// restore gives the settings back.
+func (h *Host) restore(ctx context.Context, rec *record, r *Reverted, u *undo) error {
 	outcomes, err := h.Sysctl.Restore(rec.Sysctls)
 	u.push("kernel settings", func(context.Context) error { return h.reapply(outcomes) })
 	if err != nil {
-		return fail(fmt.Errorf("kernel settings: %w", err))
+		return fmt.Errorf("kernel settings: %w", err)
 	}
 	for _, o := range outcomes {
 		if o.State == sysctl.Foreign {
 			r.Findings = append(r.Findings, finding(Info, "sysctl-foreign", "",
 				"%s is %s: somebody else set it since, so it is left alone (before us it was %s)", o.Key, o.Now, o.Before))
 		}
+	}
+	return h.step(ctx, "settings")
+}
+
+// drain waits for the end of the proxied connections and then removes what is
+// left. It holds the lock only at the end.
+func (h *Host) drain(ctx context.Context, s store, r *Reverted, limit *time.Duration) error {
+	var timeout <-chan time.Time
+	if limit != nil {
+		timer := time.NewTimer(*limit)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	const poll = 250 * time.Millisecond
+	ticker := time.NewTicker(poll)
+	defer ticker.Stop()
+	most := 0
+	for {
+		n, err := kernel.AliveProxied(ctx, nil)
+		if err != nil && ctx.Err() == nil {
+			return Errorf(Failed, "the namespace is draining; see what is wrong, and run synproxyctl revert again", "proxied connections could not be counted: %w", err)
+		}
+		if err == nil {
+			r.Remaining = n
+		}
+		if err == nil && n == 0 {
+			h.progress("proxied connections ended", most, most)
+			return h.finish(ctx, s, r)
+		}
+		most = max(most, n)
+		h.progress("proxied connections ended", most-n, most)
+		select {
+		case <-ctx.Done():
+			return Errorf(Interrupted, "they live on, nothing is proxied any more: run synproxyctl revert to go on waiting, or revert --now to give them up",
+				"draining, with %d proxied connections left: %w", r.Remaining, context.Cause(ctx))
+		case <-timeout:
+			r.Findings = append(r.Findings, finding(Info, "draining", "run synproxyctl revert again to go on waiting, or revert --now to give them up",
+				"%d proxied connections are alive; nothing is proxied any more, and what they need of the rules stays", r.Remaining))
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// finish removes what is left once nothing needs it.
+func (h *Host) finish(ctx context.Context, s store, r *Reverted) error {
+	release, err := h.lock(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rec, err := s.load()
+	switch {
+	case err != nil:
+		return err
+	case rec == nil:
+		r.State = Absent // somebody else was faster
+		return nil
+	case !rec.Draining:
+		return Errorf(Conflict, "see synproxyctl status", "the protection was applied again while connections drained")
+	}
+	return h.remove(ctx, s, rec, r)
+}
+
+// remove takes away everything: what diverts first, then what answers, then the
+// settings.
+func (h *Host) remove(ctx context.Context, s store, rec *record, r *Reverted) error {
+	ours, err := h.holding(ctx, rec)
+	if err != nil {
+		return err
+	}
+	var u undo
+	fail := func(err error) error { return u.rollback(ctx, err) }
+	for _, o := range ours {
+		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return h.reach(ctx, o.backend, o.rules) })
+		if err := h.reach(ctx, o.backend, rules.Ruleset{}); err != nil {
+			return fail(fmt.Errorf("rules: %w", err))
+		}
+	}
+	if err := h.restore(ctx, rec, r, &u); err != nil {
+		return fail(err)
 	}
 	if rec.Base != nil {
 		// If its programs are gone, what is left of its tables is empty.
@@ -122,20 +286,12 @@ func (h *Host) remove(ctx context.Context, s store, rec *record, ours []held, r 
 			}
 		}
 	}
+	if err := h.step(ctx, "pruned"); err != nil {
+		return fail(err)
+	}
 	if err := s.put(nil); err != nil {
 		return fail(err)
 	}
+	r.State = Absent
 	return nil
-}
-
-// reapply sets again what a revert that failed has given back.
-func (h *Host) reapply(outcomes []sysctl.Outcome) error {
-	var back []sysctl.Change
-	for _, o := range outcomes {
-		if o.State == sysctl.Restored {
-			back = append(back, o.Change)
-		}
-	}
-	_, err := h.Sysctl.Apply(back)
-	return err
 }

@@ -54,12 +54,17 @@ type serviceJSON struct {
 	First       rules.First   `json:"first"`
 	ThirdACK    rules.Repair  `json:"third_ack"`
 	Source      Source        `json:"source"`
+	Mode        rules.Mode    `json:"mode"`
+	To          string        `json:"to,omitempty"` // where the connections really go
 }
 
 // View returns the service as the JSON output shows it.
 func (s Service) View() any {
 	v := serviceJSON{
-		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source,
+		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source, s.Mode, "",
+	}
+	if s.To.IsValid() {
+		v.To = s.To.String()
 	}
 	if s.Destination.IsSingleIP() {
 		v.Destination = s.Destination.Addr().String()

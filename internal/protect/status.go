@@ -13,9 +13,10 @@ type State string
 
 // The states.
 const (
-	Absent  State = "absent"
-	Active  State = "active"
-	Drifted State = "drifted"
+	Absent   State = "absent"
+	Active   State = "active"
+	Draining State = "draining" // nothing is proxied any more; connections that were are alive
+	Drifted  State = "drifted"
 )
 
 // Status is the outcome of [Host.Status].
@@ -28,6 +29,7 @@ type Status struct {
 	Conntrack   Conntrack            `json:"conntrack"`
 	Connections Connections          `json:"connections"`
 	Findings    []Finding            `json:"findings"`
+	Pending     *Pending             `json:"pending,omitempty"` // a change that awaits its confirmation
 }
 
 // Conntrack tells how full the connection tracking table is.
@@ -38,7 +40,7 @@ type Conntrack struct {
 
 // Connections counts connections.
 type Connections struct {
-	Proxied int `json:"proxied"` // established ones that SYNPROXY opened
+	Proxied int `json:"proxied"` // those that SYNPROXY opened and that are alive
 }
 
 // Status tells how things are. It changes nothing and takes no lock.
@@ -54,11 +56,13 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	switch {
 	case bad(found):
 		st.State = Drifted
+	case rec != nil && rec.Draining:
+		st.State = Draining
 	case rec != nil:
 		st.State = Active
 	}
 	if rec != nil {
-		st.Backend, st.Services = rec.Backend, rec.Services
+		st.Backend, st.Services, st.Pending = rec.Backend, rec.Services, rec.Pending.view()
 	}
 	if st.Sysctls, err = h.settings(); err != nil {
 		return nil, err
@@ -72,7 +76,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if st.Connections.Proxied, err = kernel.ProxiedConnections(ctx, nil); err != nil {
+	if st.Connections.Proxied, err = kernel.AliveProxied(ctx, nil); err != nil {
 		st.Findings = append(st.Findings, finding(Warn, "connections-unknown", "", "proxied connections could not be counted: %v", err))
 	}
 	return st, nil

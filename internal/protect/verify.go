@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
@@ -34,6 +35,10 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 		return nil, err
 	}
 	v := &Verified{Findings: found}
+	if rec != nil && rec.Draining {
+		v.Findings = append(v.Findings, finding(Bad, "draining", "apply again to protect them, or revert to wait for the end",
+			"the services are not protected any more; connections that were proxied may be alive"))
+	}
 	if rec == nil && !bad(found) {
 		v.Findings = append(v.Findings, finding(Bad, "not-applied", "use synproxyctl apply", "%v", errNoRecord))
 	}
@@ -107,6 +112,13 @@ func (h *Host) compare(rec *record, have rules.Ruleset) ([]Finding, error) {
 		}
 		fs = append(fs, finding(Bad, string(d.Fault), hint, "%s", d))
 	}
+	if p := rec.Pending; p != nil && p.over() {
+		fs = append(fs, finding(Bad, "try-expired", "apply again for good, or revert",
+			"a change on trial was not confirmed until %s, and has not been taken back%s", p.Deadline.Format(time.TimeOnly), because(p.Failed)))
+	}
+	if rec.Draining {
+		return fs, nil // settings have been given back
+	}
 	states, err := h.settings()
 	if err != nil {
 		return nil, err
@@ -117,6 +129,13 @@ func (h *Host) compare(rec *record, have rules.Ruleset) ([]Finding, error) {
 		}
 	}
 	return append(fs, places(rec.Services)...), nil
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
 }
 
 // places finds services that no longer are where the rules expect them.

@@ -86,6 +86,21 @@ func refersToOurs(spec string) bool {
 // Empty reports whether nothing of ours is there.
 func (rs Ruleset) Empty() bool { return len(rs.chains) == 0 && len(rs.jumps) == 0 }
 
+// Uses reports whether the set holds anything of a family.
+func (rs Ruleset) Uses(f Family) bool {
+	for id := range rs.chains {
+		if id.family == f {
+			return true
+		}
+	}
+	for id := range rs.jumps {
+		if id.family == f {
+			return true
+		}
+	}
+	return false
+}
+
 // Rules returns all rules of the set, the jumps first, in a stable order.
 func (rs Ruleset) Rules() []Rule {
 	var all []Rule

@@ -2,6 +2,10 @@ package rules
 
 import "slices"
 
+// With returns the set that holds all of other, and what rs has beside it: what
+// may stand between the two.
+func (rs Ruleset) With(other Ruleset) Ruleset { return union(rs, other) }
+
 // union returns the set that holds all of want, and what have has beside it.
 func union(have, want Ruleset) Ruleset {
 	u := Ruleset{chains: map[chainID][]Rule{}, jumps: map[chainID][]int{}}

@@ -2,39 +2,10 @@ package protect
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
-
-// reach leads the kernel's rules to a rule set, step by step, planning anew if
-// somebody else changed them meanwhile. Between two steps it heeds ctx.
-func reach(ctx context.Context, b rules.Backend, want rules.Ruleset) error {
-	const attempts = 3
-	var err error
-	for range attempts {
-		var have rules.Ruleset
-		if have, err = b.List(ctx); err != nil {
-			return err
-		}
-		err = nil
-		for _, step := range rules.Plan(have, want) {
-			if err = context.Cause(ctx); err == nil {
-				err = b.Apply(ctx, step)
-			}
-			if err != nil {
-				break
-			}
-		}
-		if !errors.Is(err, rules.ErrChanged) {
-			return err
-		}
-	}
-	return err
-}
 
 // undo is what has to be done to be back where we began, last thing first.
 type undo struct {

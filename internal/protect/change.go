@@ -1,0 +1,269 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/synproxyctl/synproxyctl/internal/kernel"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+	"github.com/synproxyctl/synproxyctl/pkg/sysctl"
+)
+
+const (
+	// cookieFlight is how long a cookie may be on its way: a client's round trip
+	// and one repetition of a lost packet.
+	cookieFlight = 1500 * time.Millisecond
+	// handshakeFlight is how long a handshake that began before SYNs were
+	// answered is left alone.
+	handshakeFlight = 600 * time.Millisecond
+)
+
+// execute does what was planned, in the order that is safe for packets: the
+// record, settings, then the rules; then it reads everything back. Any failure
+// undoes what was begun.
+func (h *Host) execute(ctx context.Context, s store, p *plan, o Order) ([]Finding, error) {
+	var u undo
+	fail := func(err error) ([]Finding, error) { return nil, u.rollback(ctx, err) }
+	var found []Finding
+	if !p.same() {
+		fs, err := h.change(ctx, s, p, &u)
+		if err != nil {
+			return fail(err)
+		}
+		found = fs
+	}
+	if !o.NoVerify {
+		differs, err := h.readBack(ctx, p)
+		if err != nil {
+			return fail(err)
+		}
+		found = append(found, differs...)
+	}
+	if p.new.Pending != nil {
+		p.new.Pending.Deadline = time.Now().Add(o.Try)
+		if err := s.save(p.new); err != nil {
+			return fail(err)
+		}
+	}
+	return found, nil
+}
+
+// readBack compares the kernel with what was written to it.
+func (h *Host) readBack(ctx context.Context, p *plan) ([]Finding, error) {
+	have, err := p.backend.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	differs, err := h.compare(p.new, have)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range differs {
+		if f.Severity == Bad {
+			return nil, fmt.Errorf("the kernel does not hold what was written: %s", f.Message)
+		}
+	}
+	return differs, nil
+}
+
+// change makes the planned changes and notes in u how to undo them.
+func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) ([]Finding, error) {
+	u.record = func() error { return s.put(p.old) }
+	if err := s.save(p.new); err != nil {
+		return nil, err
+	}
+	if err := h.step(ctx, "record"); err != nil {
+		return nil, err
+	}
+	before, _ := kernel.ReadSynproxyStats() // absent: nothing was answered yet
+	retreat := func(ctx context.Context) error { return h.retreat(ctx, s, p, u, before) }
+	found, err := h.warmUp(ctx, p, u, retreat)
+	if err != nil {
+		return nil, err
+	}
+	made, err := h.Sysctl.Apply(p.sysctls)
+	u.push("kernel settings", func(context.Context) error {
+		_, err := h.Sysctl.Restore(made)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("kernel settings: %w", err)
+	}
+	if err := h.step(ctx, "settings"); err != nil {
+		return nil, err
+	}
+	u.push("rules of "+p.backend.Name(), retreat)
+	// What goes is closed first, so that no cookie on its way is lost.
+	if err := h.reach(ctx, p.backend, p.via); err != nil {
+		return nil, fmt.Errorf("rules: %w", err)
+	}
+	switched := time.Now()
+	if err := h.removeOthers(ctx, p, u); err != nil {
+		return nil, err
+	}
+	stale, err := h.forgetStale(ctx, p, switched)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, stale...)
+	if p.closes() {
+		if err := h.letCookiesLand(ctx, switched, "changing"); err != nil {
+			return nil, err
+		}
+		if err := h.reach(ctx, p.backend, p.want); err != nil {
+			return nil, fmt.Errorf("rules: %w", err)
+		}
+	}
+	if p.new.Warming {
+		p.new.Warming = false
+		if err := s.save(p.new); err != nil {
+			return nil, err
+		}
+	}
+	return found, h.step(ctx, "changed")
+}
+
+// removeOthers takes away what another backend held. That goes only after ours
+// stands: two proxies in a row do no harm to a packet, none at all would.
+func (h *Host) removeOthers(ctx context.Context, p *plan, u *undo) error {
+	for _, o := range p.others {
+		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return h.reach(ctx, o.backend, o.rules) })
+		if err := h.reach(ctx, o.backend, rules.Ruleset{}); err != nil {
+			return fmt.Errorf("rules: %w", err)
+		}
+		if p.new.Base == nil {
+			continue // the record is lost, and which tables were there before us
+		}
+		if err := o.backend.Prune(ctx, p.new.Base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retreat leads the rules back to where the plan began, without losing the
+// connections that the proxy has opened meanwhile.
+func (h *Host) retreat(ctx context.Context, s store, p *plan, u *undo, before kernel.SynproxyStats) error {
+	ctx = context.WithoutCancel(ctx)
+	back := p.have
+	now, err := kernel.ReadSynproxyStats()
+	if answered := err == nil && now.Since(before).SYNReceived > 0; answered {
+		closing := p.new.policy().Close(p.old.policy())
+		closing.Services = nil
+		if err := h.reach(ctx, p.backend, p.have.With(closing.Ruleset())); err != nil {
+			return err
+		}
+		if err := h.letCookiesLand(ctx, time.Now(), "going back"); err != nil {
+			return err
+		}
+		alive, err := kernel.AliveProxied(ctx, nil)
+		if err != nil || alive > 0 {
+			// What is alive needs the anchor; a revert waits for its end.
+			back = p.have.With(rules.Policy{Anchors: p.new.Families}.Ruleset())
+			u.record = func() error { return s.put(p.keepAnchors()) }
+		}
+	}
+	if err := h.reach(ctx, p.backend, back); err != nil {
+		return err
+	}
+	return p.backend.Prune(ctx, p.base)
+}
+
+// keepAnchors returns the record of a rollback that left connections to drain.
+func (p *plan) keepAnchors() *record {
+	if p.old == nil {
+		rec := *p.new
+		rec.Draining, rec.Pending, rec.Sysctls, rec.Warming = true, nil, nil, false
+		return &rec
+	}
+	rec := *p.old
+	rec.Families = p.new.Families
+	return &rec
+}
+
+// letCookiesLand waits until the cookies that were on their way at a time have
+// come back or never will. If no SYN was ever answered there are none.
+func (h *Host) letCookiesLand(ctx context.Context, since time.Time, phase string) error {
+	if stats, err := kernel.ReadSynproxyStats(); err == nil && stats.SYNReceived == 0 {
+		return nil
+	}
+	return h.wait(ctx, phase, time.Until(since.Add(cookieFlight)))
+}
+
+// wait waits, shows the seconds that are left, and heeds ctx.
+func (h *Host) wait(ctx context.Context, phase string, d time.Duration) error {
+	end := time.Now().Add(d)
+	for {
+		left := time.Until(end)
+		total := int((d + time.Second - 1).Seconds())
+		if left <= 0 {
+			h.progress(phase, total, total)
+			return context.Cause(ctx)
+		}
+		h.progress(phase, total-int((left+time.Second-1).Seconds()), total)
+		timer := time.NewTimer(min(left, time.Second))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+	}
+}
+
+// step is called after each effect, and tells whether to go on.
+func (h *Host) step(ctx context.Context, name string) error {
+	if h.Checkpoint != nil {
+		h.Checkpoint(name)
+	}
+	return context.Cause(ctx)
+}
+
+func (h *Host) progress(phase string, done, total int) {
+	if h.Progress != nil {
+		h.Progress(phase, done, total)
+	}
+}
+
+// reach leads the kernel's rules to a rule set, step by step, planning anew if
+// somebody else changed them meanwhile. Between two steps it heeds ctx.
+func (h *Host) reach(ctx context.Context, b rules.Backend, want rules.Ruleset) error {
+	const attempts = 3
+	var err error
+	for range attempts {
+		var have rules.Ruleset
+		if have, err = b.List(ctx); err != nil {
+			return err
+		}
+		err = nil
+		for _, step := range rules.Plan(have, want) {
+			if err = context.Cause(ctx); err == nil {
+				err = b.Apply(ctx, step)
+			}
+			if err == nil {
+				err = h.step(ctx, fmt.Sprintf("rules %s %s", step.Family, step.Table))
+			}
+			if err != nil {
+				break
+			}
+		}
+		if !errors.Is(err, rules.ErrChanged) {
+			return err
+		}
+	}
+	return err
+}
+
+// reapply sets again what was given back.
+func (h *Host) reapply(outcomes []sysctl.Outcome) error {
+	var back []sysctl.Change
+	for _, o := range outcomes {
+		if o.State == sysctl.Restored {
+			back = append(back, o.Change)
+		}
+	}
+	_, err := h.Sysctl.Apply(back)
+	return err
+}

@@ -1,0 +1,145 @@
+package protect
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// pending is a change that stands only until its deadline unless it is
+// confirmed. It is written before the first change, so that whatever is killed,
+// the way back is known.
+type pending struct {
+	Name     string    `json:"name"` // tells this change from later ones
+	Deadline time.Time `json:"deadline"`
+	Before   *record   `json:"before"`           // what it goes back to; nil: nothing was protected
+	Failed   string    `json:"failed,omitempty"` // why going back did not succeed
+}
+
+// longestApply is added to the first deadline, which is set anew when the change is made.
+const longestApply = 5 * time.Minute
+
+// newPending prepares the way back to old. From a change that was itself not
+// confirmed it leads back to what was there before that.
+func newPending(try time.Duration, old *record) *pending {
+	if old != nil && old.Pending != nil {
+		old = old.Pending.Before
+	}
+	now := time.Now()
+	return &pending{Name: fmt.Sprintf("%x", now.UnixNano()), Deadline: now.Add(try + longestApply), Before: old}
+}
+
+// Pending tells of a change that awaits its confirmation.
+type Pending struct {
+	Deadline time.Time `json:"deadline"`
+	Seconds  float64   `json:"seconds_left"` // negative: it is over
+}
+
+func (p *pending) view() *Pending {
+	if p == nil {
+		return nil
+	}
+	return &Pending{p.Deadline.UTC().Truncate(time.Second), time.Until(p.Deadline).Round(time.Second).Seconds()}
+}
+
+func (p *pending) over() bool { return time.Now().After(p.Deadline) }
+
+// Confirmed is the outcome of [Host.Confirm].
+type Confirmed struct {
+	Services Services `json:"services"`
+}
+
+// Confirm makes a change on trial permanent. The error is [NotApplied] if none is
+// pending, and [Conflict] if its time is over.
+func (h *Host) Confirm(ctx context.Context) (*Confirmed, error) {
+	if err := CanChange(); err != nil {
+		return nil, err
+	}
+	s, err := h.open()
+	if err != nil {
+		return nil, err
+	}
+	release, err := h.lock(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	rec, err := s.load()
+	switch {
+	case err != nil:
+		return nil, err
+	case rec == nil || rec.Pending == nil:
+		return nil, Errorf(NotApplied, "only an apply --try awaits a confirmation; see synproxyctl status", "nothing is pending in this network namespace")
+	case rec.Pending.over():
+		return nil, Errorf(Conflict, "apply again, and confirm in time", "the time to confirm was over at %s", rec.Pending.Deadline.Format(time.TimeOnly))
+	}
+	rec.Pending = nil
+	if err := s.save(rec); err != nil {
+		return nil, err
+	}
+	return &Confirmed{rec.Services}, h.step(ctx, "confirmed")
+}
+
+// Await waits until the named change is confirmed, replaced or taken back, and
+// then returns nil; or until its time is over, and then takes it back, as a
+// guard does. Proxied connections live on: what was not there before drains.
+func (h *Host) Await(ctx context.Context, name string) error {
+	s, err := h.open()
+	if err != nil {
+		return err
+	}
+	const poll = 200 * time.Millisecond
+	seen := false
+	for begun := time.Now(); ; {
+		rec, err := s.load()
+		if err != nil {
+			return err
+		}
+		mine := rec != nil && rec.Pending != nil && rec.Pending.Name == name
+		switch {
+		case mine && rec.Pending.over():
+			return h.expire(ctx, s, name)
+		case !mine && (seen || time.Since(begun) > longestApply):
+			return nil
+		}
+		seen = seen || mine
+		timer := time.NewTimer(poll)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+	}
+}
+
+// expire takes back the named change.
+func (h *Host) expire(ctx context.Context, s store, name string) error {
+	release, err := h.lock(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { release() }()
+	rec, err := s.load()
+	if err != nil || rec == nil || rec.Pending == nil || rec.Pending.Name != name {
+		return err
+	}
+	before := rec.Pending.Before
+	if before != nil && !before.Draining {
+		_, err = h.apply(ctx, s, Order{Services: before.Services, Backend: before.Backend})
+	} else {
+		r := &Reverted{}
+		if err = h.withdraw(ctx, s, rec, r); err == nil {
+			release()
+			release = func() {}
+			err = h.drain(ctx, s, r, nil)
+		}
+	}
+	if err != nil {
+		rec.Pending.Failed = err.Error()
+		if now, lerr := s.load(); lerr == nil && now != nil && now.Pending != nil && now.Pending.Name == name {
+			_ = s.save(rec) // what is wrong is told by the error
+		}
+	}
+	return err
+}

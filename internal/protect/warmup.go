@@ -1,0 +1,252 @@
+package protect
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/synproxyctl/synproxyctl/internal/kernel"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+	"github.com/synproxyctl/synproxyctl/pkg/sysctl"
+)
+
+// loose is the setting by which conntrack takes up connections that it has not
+// seen begin. The protection needs it off: see needed.
+const loose = "net.netfilter.nf_conntrack_tcp_loose"
+
+// unacknowledged is how long conntrack keeps a connection with data that was
+// not acknowledged, in seconds. Of a connection that it took up without seeing
+// the window scale, it believes so for good once much was sent, and forgets it
+// after 300 s of silence (tcp_packet in nf_conntrack_proto_tcp.c, 6.18).
+const (
+	unacknowledged = "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged"
+	established    = "net.netfilter.nf_conntrack_tcp_timeout_established"
+)
+
+// Earlier tells what an apply finds of connections that began before it.
+type Earlier struct {
+	// Tracked tells whether conntrack was watching all families that are
+	// protected: then it knows every connection, and none is at risk.
+	Tracked bool `json:"tracked"`
+	// Local counts the TCP connections of this host itself that conntrack does
+	// not know and that are carried over into its table.
+	Local int `json:"local"`
+	// Routed counts the connections to the services through this host that
+	// conntrack knows; nil if it was not watching, so that nobody knows.
+	Routed *int `json:"routed"`
+	// Warmup is how long conntrack watches before the protection begins, in seconds.
+	Warmup float64 `json:"warmup_seconds"`
+	// families are those that conntrack does not watch yet.
+	families []rules.Family
+	sockets  []kernel.Socket
+}
+
+// The warm-up that is used if none is asked for. Connections of this host are
+// carried over, so that only routed ones have to show themselves.
+const (
+	warmupRouted = 10 * time.Second
+	warmupLocal  = time.Second
+)
+
+// connections finds which connections conntrack does not know.
+func (h *Host) connections(ctx context.Context, p *plan, o Order) (Earlier, error) {
+	c := Earlier{Tracked: true}
+	for _, f := range p.new.Families {
+		watching, err := kernel.Tracking(ctx, f == rules.IPv6)
+		if err != nil {
+			return c, fmt.Errorf("conntrack: %w", err)
+		}
+		if !watching {
+			c.families = append(c.families, f)
+		}
+	}
+	c.Tracked = len(c.families) == 0
+	routed := slices.ContainsFunc(o.Services, func(s Service) bool { return s.Hook == rules.Forward || s.Translated() })
+	if c.Tracked {
+		n, err := kernel.RoutedConnections(ctx, p.new.serves())
+		if err != nil {
+			return c, err
+		}
+		c.Routed = &n
+		return c, nil
+	}
+	switch {
+	case o.Warmup != nil:
+		c.Warmup = o.Warmup.Seconds()
+	case routed:
+		c.Warmup = warmupRouted.Seconds()
+	default:
+		c.Warmup = warmupLocal.Seconds()
+	}
+	if !routed {
+		none := 0
+		c.Routed = &none
+	}
+	sockets, err := kernel.LocalConnections(ctx)
+	if err != nil {
+		return c, err
+	}
+	for _, s := range sockets {
+		if slices.Contains(c.families, rules.FamilyOf(s.Local.Addr())) {
+			c.sockets = append(c.sockets, s)
+		}
+	}
+	c.Local = len(c.sockets)
+	return c, nil
+}
+
+// findings tells people what is at risk before anything is done.
+func (c Earlier) findings() []Finding {
+	if c.Tracked {
+		return nil
+	}
+	var fs []Finding
+	if c.Local > 0 {
+		fs = append(fs, finding(Info, "connections-carried", "",
+			"conntrack does not know the %d TCP connections of this host yet: they are carried over into its table", c.Local))
+	}
+	if c.Routed == nil {
+		hint := "give them more time with --warmup, or ask the servers behind how many are open and idle"
+		fs = append(fs, finding(Warn, "connections-unknown", hint,
+			"conntrack was not watching: how many connections to the services pass through this host is not known; those that say nothing for the %v of the warm-up will be reset or time out",
+			time.Duration(c.Warmup*float64(time.Second))))
+	}
+	return fs
+}
+
+// warmUp makes conntrack watch before it is asked to judge: it takes up what
+// is active, and is told of the idle connections of this host.
+func (h *Host) warmUp(ctx context.Context, p *plan, u *undo, retreat func(context.Context) error) ([]Finding, error) {
+	if p.earlier.Tracked {
+		return nil, nil
+	}
+	u.push("rules of "+p.backend.Name(), retreat)
+	// Any rule with a conntrack match switches it on; the anchor does nothing else.
+	anchors := rules.Policy{Anchors: p.new.Families}
+	if err := h.reach(ctx, p.backend, p.have.With(anchors.Ruleset())); err != nil {
+		return nil, fmt.Errorf("rules: %w", err)
+	}
+	if p.new.Warming {
+		// Somebody had switched loose tracking off while nothing was tracked.
+		// With it off, not even active connections would be taken up.
+		if err := h.flip(loose, "0", "1"); err != nil {
+			return nil, err
+		}
+		u.push("kernel settings", func(context.Context) error {
+			_, err := h.Sysctl.Restore([]sysctl.Change{{Key: loose, Before: "0", After: "1"}})
+			return err
+		})
+	}
+	if err := h.step(ctx, "conntrack"); err != nil {
+		return nil, err
+	}
+	if err := h.wait(ctx, "conntrack warm-up", time.Duration(p.earlier.Warmup*float64(time.Second))); err != nil {
+		return nil, err
+	}
+	// Those that are open now: some have ended, some have begun.
+	sockets, err := kernel.LocalConnections(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connections of this host: %w", err)
+	}
+	if _, err := kernel.Carry(ctx, sockets); err != nil {
+		return nil, fmt.Errorf("carry connections over: %w", err)
+	}
+	if err := h.step(ctx, "carried"); err != nil {
+		return nil, err
+	}
+	if p.new.Warming {
+		if err := h.flip(loose, "1", "0"); err != nil {
+			return nil, err
+		}
+	}
+	n, err := kernel.RoutedConnections(ctx, p.new.serves())
+	if err != nil {
+		return nil, err
+	}
+	p.earlier.Routed = &n
+	return nil, nil
+}
+
+// flip changes a setting that has to change for a while only.
+func (h *Host) flip(key, before, after string) error {
+	if _, err := h.Sysctl.Apply([]sysctl.Change{{Key: key, Before: before, After: after}}); err != nil {
+		return fmt.Errorf("kernel settings: %w", err)
+	}
+	return nil
+}
+
+// guardSettings returns the settings that connections need which conntrack took up in
+// the middle.
+func (h *Host) guardSettings() ([]sysctl.Change, error) {
+	longest, err := h.Sysctl.Get(established)
+	if err != nil {
+		return nil, fmt.Errorf("kernel settings: %w", err)
+	}
+	return h.Sysctl.Plan([]sysctl.Setting{{Key: unacknowledged, Value: longest}})
+}
+
+// forgetStale deletes the conntrack entries of handshakes that began before SYNs
+// were answered and have not come to an end: the client's next SYN would meet
+// them and end in a reset.
+func (h *Host) forgetStale(ctx context.Context, p *plan, switched time.Time) ([]Finding, error) {
+	begins := p.begins()
+	if begins == nil {
+		return nil, nil
+	}
+	stale, err := kernel.HalfOpen(ctx, begins)
+	if err == nil && len(stale) > 0 {
+		if err := h.wait(ctx, "handshakes end", time.Until(switched.Add(handshakeFlight))); err != nil {
+			return nil, err
+		}
+		if stale, err = kernel.HalfOpen(ctx, begins); err == nil {
+			_, err = kernel.Forget(ctx, stale)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		// They vanish by themselves in two minutes.
+		return []Finding{finding(Warn, "stale-handshakes", "", "handshakes that were under way could not be told to begin anew: %v", err)}, nil
+	}
+	return nil, h.step(ctx, "stale")
+}
+
+// begins matches the services that were not protected before; nil if there is none.
+func (p *plan) begins() func(netip.AddrPort) bool {
+	var list []Service
+	for _, s := range p.new.Services {
+		was := p.old != nil && !p.old.Draining && slices.ContainsFunc(p.old.Services, func(o Service) bool {
+			return o.Destination == s.Destination && o.Port == s.Port
+		})
+		if !was {
+			list = append(list, s)
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return serves(list)
+}
+
+// serves matches the addresses of services, as clients use them.
+func serves(services []Service) func(netip.AddrPort) bool {
+	one := map[netip.AddrPort]bool{}
+	var networks []Service
+	for _, s := range services {
+		if s.Destination.IsSingleIP() {
+			one[netip.AddrPortFrom(s.Destination.Addr(), s.Port)] = true
+		} else {
+			networks = append(networks, s)
+		}
+	}
+	return func(a netip.AddrPort) bool {
+		return one[a] || slices.ContainsFunc(networks, func(s Service) bool {
+			return s.Port == a.Port() && s.Destination.Contains(a.Addr())
+		})
+	}
+}
+
+func (r *record) serves() func(netip.AddrPort) bool { return serves(r.Services) }
