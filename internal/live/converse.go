@@ -38,13 +38,17 @@ func (w *way) converse(ctx context.Context, t Target, p *Path) (err error) {
 		err = errors.Join(err, forget)
 	}()
 	start := time.Now()
-	conn, err := w.dial(ctx, p.Client, t.Destination)
-	if err != nil {
-		return connectFault(ctx, err)
+	conn, said := w.dial(ctx, p.Client, t.Destination)
+	// A RST after the SYN+ACK may come before connect returns; one in its stead
+	// is another error.
+	if said != nil && !errors.Is(said, unix.ECONNRESET) {
+		return connectFault(ctx, said)
 	}
 	p.Connected = time.Since(start)
 	start = time.Now()
-	said := exchange(ctx, conn, t.First)
+	if said == nil {
+		said = exchange(ctx, conn, t.First)
+	}
 	took := time.Since(start)
 	var entry kernel.Tracked
 	var tracked bool
@@ -52,7 +56,9 @@ func (w *way) converse(ctx context.Context, t Target, p *Path) (err error) {
 		entry, tracked, err = kernel.LookupTCP(p.Client, t.Destination)
 		return err
 	})
-	_ = conn.Close() // by a RST; a connection that is broken already is no matter
+	if conn != nil {
+		_ = conn.Close() // by a RST; a connection that is broken already is no matter
+	}
 	if said == nil {
 		p.Data = took
 		lookErr = errors.Join(lookErr, w.settle(ctx, p.Client, t.Destination))
@@ -129,6 +135,7 @@ func errno(err error) error {
 	return err
 }
 
+// errSilent says that nothing came within [dataLimit].
 var errSilent = errors.New("no answer in time")
 
 // exchange has the connection carry data one way: connect alone proves nothing
@@ -224,7 +231,7 @@ func noData(said error, entry kernel.Tracked, tracked bool, t Target) string {
 	default:
 		reason = "the service has not acknowledged data: a filter drops it, or its answers do not come back through this host"
 	}
-	return fmt.Sprintf("the proxy answers, and no data flows within %v: %s", dataLimit, reason)
+	return "the proxy answers, and no data flows: " + reason
 }
 
 // settle waits until conntrack has seen the RST, so that what is removed next is

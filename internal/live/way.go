@@ -50,26 +50,29 @@ func (w *way) port() uint16 {
 
 // newWay builds one. The host's settings for it are those that every new
 // interface gets.
-func newWay(host netns, ingress string, v4, v6 bool) (w *way, err error) {
-	w = &way{host: host, ingress: ingress, hostMAC: randomMAC(), clientMAC: randomMAC()}
-	if w.client, err = newNetNS(); err != nil {
+func newWay(host netns, ingress string, v4, v6 bool) (*way, error) {
+	client, err := newNetNS()
+	if err != nil {
 		return nil, notPossible(err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, w.close())
-		}
-	}()
-	if err := host.do(w.link); err != nil {
-		return nil, err
+	w := &way{host: host, client: client, ingress: ingress, hostMAC: randomMAC(), clientMAC: randomMAC()}
+	if err := w.build(v4, v6); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	return w, nil
+}
+
+func (w *way) build(v4, v6 bool) error {
+	if err := w.host.do(w.link); err != nil {
+		return err
 	}
 	if err := w.client.do(w.up); err != nil {
-		return nil, err
+		return err
 	}
-	if err := host.do(func() error { return w.attach(v4, v6) }); err != nil {
-		return nil, err
+	if err := w.host.do(func() error { return w.attach(v4, v6) }); err != nil {
+		return err
 	}
-	return w, w.ready()
+	return w.ready()
 }
 
 // ready waits until both ends have noticed each other, before which the kernel
