@@ -285,14 +285,17 @@ func TestLiveForged(t *testing.T) {
 			if p.hook == rules.Input {
 				wantEntries = 0 // what is dropped here is never confirmed
 			}
-			code := map[rules.Hook]live.Code{rules.Forward: live.ForgedEntry, rules.Input: live.ForgedUnanswered}[p.hook]
-			if r := proveOne(t, fw, target, live.Failed, code); r.Paths[0].Entries != wantEntries {
+			verdict, code := live.Failed, live.ForgedEntry
+			if p.hook == rules.Input {
+				verdict, code = live.Unproven, live.ForgedUnanswered
+			}
+			if r := proveOne(t, fw, target, verdict, code); r.Paths[0].Entries != wantEntries {
 				t.Errorf("%+v", r.Paths)
 			}
 			run(t, fw, "iptables-nft", "-t", "raw", "-D", "PREROUTING", "1")
 			run(t, host, "iptables-nft", "-t", "mangle", "-D", "INPUT", "1")
 			run(t, fw, "iptables-nft", "-t", "raw", "-I", "PREROUTING", "-i", "synproxyctl+", "-m", "u32", "--u32", "12&0x3F=2:20", "-j", "DROP")
-			if r := proveOne(t, fw, target, live.Failed, live.ForgedUnanswered); r.Paths[0].Answered < 1 || r.Paths[0].Answered > 50 {
+			if r := proveOne(t, fw, target, live.Unproven, live.ForgedUnanswered); r.Paths[0].Answered < 1 || r.Paths[0].Answered > 50 {
 				t.Errorf("%+v", r.Paths)
 			}
 		})

@@ -68,7 +68,7 @@ func (w *way) forge(ctx context.Context, t Target, network netip.Prefix, p *Path
 	case p.HalfOpen > 0:
 		return failed(ForgedReached, fmt.Sprintf("%d of %d forged SYNs are half-open connections of the service", p.HalfOpen, p.Forged))
 	case p.Answered < p.Forged:
-		return failed(ForgedUnanswered, fmt.Sprintf("the proxy answered %d of %d forged SYNs (%d were refused): a limit or a filter of the host takes the others", p.Answered, p.Forged, got.refused))
+		return unproven(ForgedUnanswered, fmt.Sprintf("the proxy answered %d of %d forged SYNs (%d were refused): a limit or a filter of the host takes the others", p.Answered, p.Forged, got.refused))
 	}
 	return nil
 }

@@ -167,20 +167,37 @@ func proveBy(ctx context.Context, host netns, ingress string, results []Result) 
 	return group.Wait()
 }
 
-// judge puts a fault into the path; any other error it returns.
+// judge puts a fault into the path, and returns what else went wrong.
 func (p *Path) judge(err error) error {
+	p.Verdict = Proven
+	var others []error
+	for _, err := range parts(err) {
+		if f := (*fault)(nil); errors.As(err, &f) {
+			p.Verdict, p.Code, p.Message = f.verdict, f.code, f.message
+		} else {
+			others = append(others, err)
+		}
+	}
+	if p.Verdict == Proven && len(others) > 0 {
+		p.Verdict, p.Code, p.Message = Unproven, NotPossible, others[0].Error()
+	}
+	return errors.Join(others...)
+}
+
+// parts takes joined errors apart.
+func parts(err error) []error {
 	if err == nil {
-		p.Verdict = Proven
 		return nil
 	}
-	p.Verdict = Unproven
-	var f *fault
-	if !errors.As(err, &f) {
-		p.Code, p.Message = NotPossible, err.Error()
-		return err
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
 	}
-	p.Verdict, p.Code, p.Message = f.verdict, f.code, f.message
-	return nil
+	var list []error
+	for _, err := range joined.Unwrap() {
+		list = append(list, parts(err)...)
+	}
+	return list
 }
 
 // prove asks one service.

@@ -62,6 +62,9 @@ const (
 	// Refused: the SYN was answered by a RST or an ICMP error, which a SYNPROXY
 	// never does; again it may be the host's own filters.
 	Refused Code = "refused"
+	// ForgedUnanswered: the connection is good, and some of the forged SYNs got
+	// no answer, so that it cannot be told where they went.
+	ForgedUnanswered Code = "forged-unanswered"
 )
 
 // What does not work.
@@ -72,8 +75,6 @@ const (
 	NoData Code = "no-data"
 	// NotCounted: SYNPROXY's counters did not rise.
 	NotCounted Code = "not-counted"
-	// ForgedUnanswered: the proxy did not answer all forged SYNs.
-	ForgedUnanswered Code = "forged-unanswered"
 	// ForgedReached: something other than the proxy answered forged SYNs, or
 	// they are half-open connections of the service.
 	ForgedReached Code = "forged-reached"
@@ -136,10 +137,23 @@ func (r *Result) sum() {
 	if len(r.Paths) == 0 {
 		r.Verdict = Unproven
 	}
-	rank := map[Verdict]int{Proven: 0, Unproven: 1, Failed: 2}
 	for _, p := range r.Paths {
-		if rank[p.Verdict] > rank[r.Verdict] {
+		if p.Verdict.rank() > r.Verdict.rank() {
 			r.Verdict, r.Code, r.Message = p.Verdict, p.Code, p.Message
 		}
 	}
+	if r.Verdict == "" {
+		r.Verdict = Unproven
+	}
+}
+
+// rank orders verdicts from good to bad; what is none is not good.
+func (v Verdict) rank() int {
+	switch v {
+	case Proven:
+		return 0
+	case Failed:
+		return 2
+	}
+	return 1
 }
