@@ -26,6 +26,9 @@ const envChild = "SYNPROXYCTL_E2E_CHILD"
 // child isolates itself from the test that started it, as a program does from the machine, and does what its name
 // says.
 func child(name string) int {
+	if name == "live" {
+		return liveChild()
+	}
 	if name == "refused" {
 		// Of the user namespace that the test made for it.
 		if err := os.WriteFile("/proc/sys/user/max_net_namespaces", []byte("0"), 0); err != nil {
