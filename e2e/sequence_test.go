@@ -46,7 +46,7 @@ func TestDeclarative(t *testing.T) {
 				return added, deleted
 			}
 			before := dump(t, fw)
-			const perService, jumps = 7, 5 // raw 2, mangle 1, filter 4; a jump to each chain
+			const perService, jumps = 5, 4 + 1 // security 1, mangle 3, filter 1; a jump to each chain, and the anchor
 			for _, step := range []struct {
 				args           []string
 				added, deleted int
@@ -56,7 +56,7 @@ func TestDeclarative(t *testing.T) {
 				{[]string{b, a}, 0, 0},                                              // another order is not another protection
 				{[]string{a, b, c}, perService + jumps, 0},                          // the other family
 				{[]string{a, b, c, "--mss", "1400"}, 3, 3},                          // the SYNPROXY rules
-				{[]string{a, b, c, "--mss", "1400", "--first", "client"}, 3, 3 + 2}, // drop instead of strip: no mangle any more
+				{[]string{a, b, c, "--mss", "1400", "--first", "client"}, 3, 3}, // drop instead of strip
 				{[]string{b, "--mss", "1400", "--first", "client"}, 0, 2*perService + jumps - 1},
 				{[]string{b, "--mss", "1400", "--first", "client", "--interface", "eth0"}, 3, 3},
 			} {
@@ -436,8 +436,8 @@ func TestRevertSpares(t *testing.T) {
 		if n := number(t, mustDo(t, topo.Firewall, 0, "status"), "connections", "proxied"); n != 1 {
 			t.Errorf("%v proxied connections, want 1", n)
 		}
-		r := mustDo(t, topo.Firewall, 0, "revert")
-		if number(t, r, "remaining") != 1 || !slices.Contains(codes(r), "connections-lost") {
+		r := mustDo(t, topo.Firewall, 0, "revert", "--now")
+		if number(t, r, "remaining") != 1 || r["state"] != "absent" || !slices.Contains(codes(r), "connections-given-up") {
 			t.Errorf("revert: %v", r)
 		}
 	})

@@ -1,0 +1,231 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/synproxyctl/synproxyctl/internal/lab"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+// talker is a connection to a client-first server that can be asked whether it is alive.
+type talker struct {
+	net.Conn
+	r    *bufio.Reader
+	said int
+}
+
+func talkTo(t testing.TB, client *lab.Host, server netip.AddrPort) *talker {
+	t.Helper()
+	conn, err := client.Dial(t.Context(), server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &talker{Conn: conn, r: bufio.NewReader(conn)}
+}
+
+// talk exchanges a line, and fails the test if that takes longer than a second.
+func (c *talker) talk(t testing.TB) {
+	t.Helper()
+	if err := c.try(time.Second); err != nil {
+		t.Errorf("after %d lines: %v", c.said, err)
+	}
+}
+
+func (c *talker) try(within time.Duration) error {
+	c.said++
+	line := fmt.Sprintf("line %d\n", c.said)
+	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, line); err != nil {
+		return err
+	}
+	answer, err := c.r.ReadString('\n')
+	if err == nil && answer != line {
+		err = fmt.Errorf("answer %q", answer)
+	}
+	return err
+}
+
+// background runs the program under test and returns what ends with it.
+func background(t testing.TB, host *lab.Host, args ...string) (cmd *lab.Command, stdout *bytes.Buffer, done chan struct{}) {
+	t.Helper()
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	stdout = &bytes.Buffer{}
+	cmd = host.Command(ctx, path, unhurried(args)...)
+	cmd.Stdout, cmd.Stderr = stdout, stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done = make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // the exit status tells
+		close(done)
+	}()
+	return cmd, stdout, done
+}
+
+// until waits for a condition for five seconds at most.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// TestDrain reverts while proxied connections are open: they live on, new ones go to the server itself, and the last
+// rules and settings go with the last connection.
+func TestDrain(t *testing.T) {
+	for _, backend := range backends {
+		for _, p := range places {
+			for _, mode := range []rules.Mode{rules.ModeTracked, rules.ModeNotrack} {
+				t.Run(fmt.Sprintf("%s-%s-%s", backend, p, mode), func(t *testing.T) {
+					topo := newTopology(t)
+					fw := topo.Firewall
+					web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+					if backend == rules.Legacy {
+						foreignRules(t, fw) // its tables cannot be unmade
+					}
+					before := inAnyOrder(dump(t, fw))
+					mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--mode", string(mode))
+					c, half := talkTo(t, topo.Client, web), talkTo(t, topo.Client, web)
+					c.talk(t)
+					half.talk(t)
+					cmd, out, done := background(t, fw, "revert", "--json")
+					until(t, "the namespace drains", func() bool {
+						st := mustDo(t, fw, 0, "status")
+						return st["state"] == "draining" && number(t, st, "connections", "proxied") == 2 && loosely(t, fw) == "1"
+					})
+					if found := codes(mustDo(t, fw, 3, "verify")); !slices.Contains(found, "draining") {
+						t.Errorf("verify found %v", found)
+					}
+					c.talk(t)
+					proxied := number(t, mustDo(t, fw, 0, "status"), "counters", "syn_received")
+					allGood(t, topo.Client, web, lab.LoadConfig{Connections: 10, Mode: lab.ClientFirst})
+					if n := number(t, mustDo(t, fw, 0, "status"), "counters", "syn_received"); n != proxied {
+						t.Errorf("%v SYNs were answered while the namespace drained", n-proxied)
+					}
+					// One is half closed, with the server's answer still to come.
+					if err := half.SetDeadline(time.Now().Add(time.Second)); err != nil {
+						t.Fatal(err)
+					}
+					if _, err := io.WriteString(half, "last words\n"); err != nil {
+						t.Fatal(err)
+					}
+					if err := half.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+						t.Fatal(err)
+					}
+					if answer, err := half.r.ReadString('\n'); err != nil || answer != "last words\n" {
+						t.Errorf("half closed: %q, %v", answer, err)
+					}
+					half.Close()
+					time.Sleep(300 * time.Millisecond)
+					c.talk(t)
+					select {
+					case <-done:
+						t.Fatalf("revert did not wait: %s", out)
+					default:
+					}
+					c.Close()
+					<-done
+					r := oneObject(t, out.String())
+					if cmd.ProcessState.ExitCode() != 0 || r["state"] != "absent" || number(t, r, "remaining") != 0 {
+						t.Errorf("exit %d: %s", cmd.ProcessState.ExitCode(), out)
+					}
+					sameDump(t, before, inAnyOrder(dump(t, fw)))
+				})
+			}
+		}
+	}
+}
+
+// loosely reads the setting of loose tracking.
+func loosely(t testing.TB, host *lab.Host) string {
+	t.Helper()
+	value, err := host.Sysctl("net.netfilter.nf_conntrack_tcp_loose")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// TestDrainBounded looks at the ends of a drain other than the last connection's.
+func TestDrainBounded(t *testing.T) {
+	topo := newTopology(t)
+	fw := topo.Firewall
+	web := on4.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+	before := dump(t, fw)
+	apply := []string{"apply", web.String()}
+	mustDo(t, fw, 0, apply...)
+	c := talkTo(t, topo.Client, web)
+	c.talk(t)
+	draining := func(r map[string]any) {
+		t.Helper()
+		if r["state"] != "draining" || number(t, r, "remaining") != 1 {
+			t.Errorf("revert: %v", r)
+		}
+		c.talk(t)
+	}
+	draining(mustDo(t, fw, 0, "revert", "--drain", "0s"))
+	start := time.Now()
+	draining(mustDo(t, fw, 0, "revert", "--drain", "700ms"))
+	if took := time.Since(start); took < 700*time.Millisecond || took > 3*time.Second {
+		t.Errorf("a drain of at most 700ms took %v", took)
+	}
+	for _, sig := range []unix.Signal{unix.SIGINT, unix.SIGHUP} {
+		cmd, out, done := background(t, fw, "revert", "--json")
+		time.Sleep(500 * time.Millisecond)
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Error(err)
+		}
+		<-done
+		draining(oneObject(t, out.String()))
+		if exit := cmd.ProcessState.ExitCode(); exit != 130 {
+			t.Errorf("%v: exit %d", sig, exit)
+		}
+	}
+	// Protected again, while another waits for the end.
+	cmd, out, done := background(t, fw, "revert", "--json")
+	time.Sleep(300 * time.Millisecond)
+	mustDo(t, fw, 0, apply...)
+	c.talk(t)
+	mustDo(t, fw, 0, "verify")
+	c.Close()
+	<-done
+	if exit := cmd.ProcessState.ExitCode(); exit != 5 {
+		t.Errorf("the drain that was overtaken: exit %d: %s", exit, out)
+	}
+	mustDo(t, fw, 0, "verify")
+	allGood(t, topo.Client, web, lab.LoadConfig{Connections: 10, Mode: lab.ClientFirst})
+	// Given up.
+	c = talkTo(t, topo.Client, web)
+	c.talk(t)
+	draining(mustDo(t, fw, 0, "revert", "--drain", "0s"))
+	if r := mustDo(t, fw, 0, "revert", "--now"); r["state"] != "absent" || number(t, r, "remaining") != 1 {
+		t.Errorf("revert --now: %v", r)
+	}
+	sameDump(t, before, dump(t, fw))
+	if r := mustDo(t, fw, 0, "revert"); r["changed"] != false {
+		t.Errorf("revert again: %v", r)
+	}
+	mustDo(t, fw, 2, "revert", "--now", "--drain", "1s")
+}
