@@ -91,6 +91,9 @@ func blockersOf(f Fate, b Blocker) []Blocker {
 
 // beyond takes out of a fate what is the fate of another packet too.
 func (f Fate) beyond(o Fate) Fate {
+	if f.Outcome == Denied && o.Outcome != Denied {
+		return f
+	}
 	f.By = slices.DeleteFunc(slices.Clone(f.By), func(r Rule) bool {
 		return slices.ContainsFunc(o.By, func(p Rule) bool { return p.String() == r.String() })
 	})
@@ -129,7 +132,7 @@ func (fw *Firewall) synBlockers(s Service) []Blocker {
 	if s.Tracked {
 		state = rules.New
 	}
-	fate := fw.typical(s.toService(Prerouting, rules.SYN, state), Everything)
+	fate := fw.Fate(s.toService(Prerouting, rules.SYN, state), Everything)
 	own := Blocker{
 		Severity: Info, Code: CodeServiceDenied,
 		Message: "the host's own rules deny the service, with or without SYNPROXY",
@@ -145,12 +148,12 @@ func (fw *Firewall) synBlockers(s Service) []Blocker {
 		// A tracked SYN takes the way of any other, destination NAT included.
 		syn = s.translated(s.toService(s.backendHook(), rules.SYN, state))
 	}
-	fate = fw.typical(syn, w)
+	fate = fw.Fate(syn, w)
 	if fate.Outcome != Denied {
 		return nil
 	}
 	asNew := s.translated(s.toService(s.backendHook(), rules.SYN, rules.New))
-	if !s.Tracked && fw.typical(asNew, w).Outcome != Denied {
+	if !s.Tracked && fw.Fate(asNew, w).Outcome != Denied {
 		return blockersOf(fate, Blocker{
 			Severity: Fatal, Code: CodeNotrackDenied,
 			Message: "a SYN that is not tracked is denied, while a new connection would pass",
@@ -162,7 +165,8 @@ func (fw *Firewall) synBlockers(s Service) []Blocker {
 }
 
 // proxiedBlockers follows the SYN that SYNPROXY sends to the backend in the
-// client's name.
+// client's name. A list of sources that the client's own SYN meets as well is
+// no blocker.
 func (fw *Firewall) proxiedBlockers(s Service) []Blocker {
 	out := Blocker{
 		Severity: Fatal, Code: CodeOutputDrop,
@@ -179,14 +183,28 @@ func (fw *Firewall) proxiedBlockers(s Service) []Blocker {
 	late.Without = s.without("filter")
 	all := blockersOf(fw.typical(p, early), out)
 	all = append(all, blockersOf(fw.typical(s.translated(p), late), out)...)
-	all = append(all, blockersOf(fw.typical(s.translated(s.proxied(Postrouting)), Everything), out)...)
-	if s.toLo() {
-		input := Everything
-		input.Without = s.without("filter")
-		all = append(all, blockersOf(fw.typical(s.translated(s.proxied(Prerouting)), Everything), lo)...)
-		all = append(all, blockersOf(fw.typical(s.translated(s.proxied(Input)), input), lo)...)
+	return append(all, append(fw.beyondClient(s, Postrouting, Everything, out),
+		fw.loBlockers(s, lo)...)...)
+}
+
+// loBlockers follows the SYN to a backend on this machine, which comes by lo.
+func (fw *Firewall) loBlockers(s Service, b Blocker) []Blocker {
+	if !s.toLo() {
+		return nil
 	}
-	return all
+	input := Everything
+	input.Without = s.without("filter")
+	return append(fw.beyondClient(s, Prerouting, Everything, b), fw.beyondClient(s, Input, input, b)...)
+}
+
+// beyondClient returns what denies the proxied SYN, but not the client's own,
+// which has the same addresses.
+func (fw *Firewall) beyondClient(s Service, h Hook, w Window, b Blocker) []Blocker {
+	client := s.toService(h, rules.SYN, rules.New)
+	if h != Prerouting {
+		client = s.translated(client)
+	}
+	return blockersOf(fw.typical(s.translated(s.proxied(h)), w).beyond(fw.typical(client, w)), b)
 }
 
 // answerBlockers follows SYNPROXY's SYN+ACK to the client.
