@@ -74,6 +74,7 @@ func TestTrackingIsFoundPerFamily(t *testing.T) {
 	cannotTell("with what goes out by lo dropped", kernel.IPv6)
 	run(t, fw, "nft", "delete", "table", "inet", "mute")
 	run(t, fw, "ip", "link", "set", "lo", "down")
+	run(t, fw, "ip", "addr", "flush", "dev", "lo")
 	cannotTell("with lo down", kernel.IPv4)
 	cannotTell("with lo down", kernel.IPv6)
 	run(t, fw, "ip", "link", "set", "lo", "up")
@@ -90,8 +91,8 @@ type talker struct {
 	in   *bufio.Reader
 }
 
-// dialLine opens a connection and has a word echoed.
-func dialLine(t *testing.T, name string, host *lab.Host, remote netip.AddrPort) *talker {
+// dialTalker opens a connection and has a word echoed.
+func dialTalker(t *testing.T, name string, host *lab.Host, remote netip.AddrPort) *talker {
 	t.Helper()
 	conn, err := host.Dial(t.Context(), remote)
 	if err != nil {
@@ -129,15 +130,15 @@ func lines(t *testing.T, topo *lab.Topology) []*talker {
 	}
 	dual := echo(fw, netip.IPv6Unspecified(), 0).Port()
 	return []*talker{
-		dialLine(t, "in, IPv4", topo.Client, echo(fw, lab.FirewallV4, 8<<10)),
-		dialLine(t, "in, IPv6", topo.Client, echo(fw, lab.FirewallV6, 8<<10)),
-		dialLine(t, "in, IPv4 on a dual-stack socket", topo.Client, netip.AddrPortFrom(lab.FirewallV4, dual)),
-		dialLine(t, "in, IPv6 on a dual-stack socket", topo.Client, netip.AddrPortFrom(lab.FirewallV6, dual)),
-		dialLine(t, "out, IPv4", fw, echo(topo.Server, lab.ServerV4, 8<<10)),
-		dialLine(t, "out, IPv6", fw, echo(topo.Server, lab.ServerV6, 8<<10)),
-		dialLine(t, "loopback, IPv4", fw, echo(fw, netip.MustParseAddr("127.0.0.1"), 0)),
-		dialLine(t, "loopback, IPv6", fw, echo(fw, netip.IPv6Loopback(), 0)),
-		dialLine(t, "to an own address", fw, netip.AddrPortFrom(lab.InsideV4, dual)),
+		dialTalker(t, "in, IPv4", topo.Client, echo(fw, lab.FirewallV4, 8<<10)),
+		dialTalker(t, "in, IPv6", topo.Client, echo(fw, lab.FirewallV6, 8<<10)),
+		dialTalker(t, "in, IPv4 on a dual-stack socket", topo.Client, netip.AddrPortFrom(lab.FirewallV4, dual)),
+		dialTalker(t, "in, IPv6 on a dual-stack socket", topo.Client, netip.AddrPortFrom(lab.FirewallV6, dual)),
+		dialTalker(t, "out, IPv4", fw, echo(topo.Server, lab.ServerV4, 8<<10)),
+		dialTalker(t, "out, IPv6", fw, echo(topo.Server, lab.ServerV6, 8<<10)),
+		dialTalker(t, "loopback, IPv4", fw, echo(fw, netip.MustParseAddr("127.0.0.1"), 0)),
+		dialTalker(t, "loopback, IPv6", fw, echo(fw, netip.IPv6Loopback(), 0)),
+		dialTalker(t, "to an own address", fw, netip.AddrPortFrom(lab.InsideV4, dual)),
 	}
 }
 
@@ -273,96 +274,98 @@ func carryOver(t *testing.T, host *lab.Host) int {
 	})
 }
 
-// TestCarriedTransfer moves much data each way over idle connections that were carried over, and over one that is
+// TestCarriedTransfer moves much data both ways over idle connections that were carried over, and over one that is
 // busy meanwhile, and looks whether the entries then have the timeout of an established connection again.
 func TestCarriedTransfer(t *testing.T) {
-	const size = 64 << 20
+	const size = 32 << 20
 	topo := newTopology(t)
 	fw := topo.Firewall
-	inside := serve(t, fw, lab.ServerConfig{Address: netip.AddrPortFrom(lab.FirewallV4, 0), Mode: lab.Bulk}).Address()
-	outside := serve(t, topo.Server, lab.ServerConfig{Address: netip.AddrPortFrom(lab.ServerV6, 0), Mode: lab.Bulk}).Address()
-	var conns []*net.TCPConn
-	for _, dial := range []struct {
-		host   *lab.Host
-		remote netip.AddrPort
-	}{{topo.Client, inside}, {topo.Client, inside}, {fw, outside}, {fw, outside}, {topo.Client, inside}} {
-		conn, err := dial.host.Dial(t.Context(), dial.remote)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		conns = append(conns, conn)
+	echo := func(host *lab.Host, addr netip.Addr) netip.AddrPort {
+		return serve(t, host, lab.ServerConfig{Address: netip.AddrPortFrom(addr, 0)}).Address()
 	}
-	idle, busy := conns[:4], conns[4]
-	moved := make(chan error, 1)
-	if _, err := fmt.Fprintf(busy, "get %d\n", 8*size); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.CopyN(io.Discard, busy, 1<<20); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_, err := io.CopyN(io.Discard, busy, 8*size-1<<20)
-		moved <- err
-	}()
+	inside, outside := echo(fw, lab.FirewallV4), echo(topo.Server, lab.ServerV6)
+	busy := dialTalker(t, "busy", topo.Client, inside)
+	idle := []*talker{dialTalker(t, "in", topo.Client, inside), dialTalker(t, "out", fw, outside)}
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- busy.streamUntil(stop) }()
 	if err := fw.SetSysctl("net.netfilter.nf_conntrack_tcp_loose", "0"); err != nil {
 		t.Fatal(err)
 	}
 	runInput(t, fw, trackAll, "nft", "-f", "-")
-	if got := carryOver(t, fw); got != len(conns) {
-		t.Errorf("%d connections carried over, want %d", got, len(conns))
+	if got := carryOver(t, fw); got != 1+len(idle) {
+		t.Errorf("%d connections carried over, want %d", got, 1+len(idle))
 	}
 	runInput(t, fw, dropInvalid, "nft", "-f", "-")
-	for i, conn := range idle {
-		if err := shift(conn, i%2 == 0, size); err != nil {
-			t.Errorf("connection %d: %v", i, err)
+	for _, l := range idle {
+		if err := l.stream(size); err != nil {
+			t.Error(err)
 		}
 	}
-	if err := <-moved; err != nil {
-		t.Errorf("the busy connection: %v", err)
+	close(stop)
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
-	for _, conn := range conns {
-		tuple := (&talker{conn: conn}).tuple()
+	for _, l := range append(idle, busy) {
 		var entry kernel.Conn
 		for range 20 { // the last acknowledgement may be delayed
-			if entry = entries(t, fw)[tuple]; entry.Timeout > 300*time.Second {
+			if entry = entries(t, fw)[l.tuple()]; entry.Timeout > 300*time.Second {
 				break
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
 		if entry.State != kernel.TCPEstablished || entry.Timeout <= 300*time.Second {
-			t.Errorf("%s: entry %+v", tuple, entry)
+			t.Errorf("%s: entry %+v", l.name, entry)
 		}
 	}
 }
 
-// shift has a [lab.Bulk] server send or take a number of bytes, which stays open then.
-func shift(conn net.Conn, get bool, size int64) error {
-	if get {
-		if _, err := fmt.Fprintf(conn, "get %d\n", size); err != nil {
-			return err
-		}
-		_, err := io.CopyN(io.Discard, conn, size)
+// stream has size bytes echoed within 20 seconds, without waiting for one line before the next.
+func (l *talker) stream(size int64) error {
+	if err := l.conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(conn, "put %d\n", size); err != nil {
-		return err
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.CopyN(l.conn, paper{}, size)
+		sent <- err
+	}()
+	_, err := io.CopyN(io.Discard, l.in, size)
+	if err := errors.Join(<-sent, err); err != nil {
+		return fmt.Errorf("%s: stream: %w", l.name, err)
 	}
-	if _, err := io.CopyN(conn, zeros{}, size); err != nil {
-		return err
-	}
-	_, err := bufio.NewReader(conn).ReadString('\n')
-	return err
+	return nil
 }
 
-type zeros struct{}
+// streamUntil has data echoed until stop is closed.
+func (l *talker) streamUntil(stop <-chan struct{}) error {
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+			if err := l.stream(1 << 20); err != nil {
+				return err
+			}
+		}
+	}
+}
 
-func (zeros) Read(p []byte) (int, error) {
-	clear(p)
-	return len(p), nil
+// paper is lines without end, of 4096 bytes.
+type paper struct{}
+
+func (paper) Read(p []byte) (int, error) {
+	const width = 4096
+	n := max(len(p)/width, 1) * width
+	if n > len(p) {
+		return 0, io.ErrShortBuffer
+	}
+	for i := range n {
+		p[i] = 'x'
+		if i%width == width-1 {
+			p[i] = '\n'
+		}
+	}
+	return n, nil
 }
 
 // TestCarryManyConnections says how long it takes.

@@ -42,9 +42,11 @@ func HalfOpen(ctx context.Context, match func(netip.AddrPort) bool) ([]Conn, err
 func (c Conn) halfOpen() bool { return c.State == TCPSynSent && !c.synproxy && !c.zoned }
 
 // Forget deletes the entries of conns, as [HalfOpen] returned them, and returns
-// how many it deleted. An entry that is gone, that is another connection's by
-// now (CTA_ID tells) or that is in SYN_SENT no more is left alone and no error.
-// Between the last look and the deletion are some microseconds.
+// how many it deleted. An entry that is gone, that has another identity by now
+// (CTA_ID), that is in SYN_SENT no more or that a SYNPROXY owns is left alone
+// and no error. Between the last look and the deletion are some microseconds.
+// A new entry of the same addresses and ports, in SYN_SENT too, may have the
+// identity of the old one if the kernel makes it in the same place of memory.
 //
 // It needs CAP_NET_ADMIN, else the error is [fs.ErrPermission]. A cancelled ctx
 // ends it with its error.

@@ -59,6 +59,9 @@ func (d *dialogue) close() { _ = unix.Close(d.fd) }
 // ask sends at most [maxBatch] requests and returns an answer to each. The error
 // concerns all of them; it is [fs.ErrPermission] without CAP_NET_ADMIN.
 func (d *dialogue) ask(requests []request) ([]answer, error) {
+	if len(requests) == 0 {
+		return nil, nil
+	}
 	if len(requests) > maxBatch {
 		return nil, fmt.Errorf("ctnetlink: %d requests at once", len(requests))
 	}
