@@ -18,13 +18,18 @@ const closingTimeout = 2 * time.Minute
 // so that they outlive nf_conntrack_tcp_loose=0 although they began before
 // connection tracking was on. It returns how many it made. A connection that is
 // tracked already is no error, nor is one that has ended meanwhile; the entry of
-// such a one goes when its time is over.
+// such a one goes when its time is over. One that the kernel refuses for another
+// reason, such as a full table, is an error that does not stop the others; the
+// first is returned.
 //
 // The entry is an established one with the window scales that the socket knows.
 // Without them the kernel takes windows for too small after one big transfer,
 // and forgets a connection that is then silent for
 // nf_conntrack_tcp_timeout_unacknowledged (300 s) instead of
-// nf_conntrack_tcp_timeout_established.
+// nf_conntrack_tcp_timeout_established. An entry without them, which the kernel
+// made when it saw a packet in the middle of the connection, is replaced, and
+// counted; its mark stays. Between the two is a moment in which a packet may be
+// INVALID; the sender repeats it.
 //
 // It needs CAP_NET_ADMIN, else the error is [fs.ErrPermission], and connection
 // tracking that is loaded, else it is [fs.ErrNotExist]. A cancelled ctx ends it
@@ -42,43 +47,99 @@ func Carry(ctx context.Context, sockets []Socket) (injected int, err error) {
 		return 0, err
 	}
 	defer d.close()
+	var refused error
 	for len(sockets) > 0 {
 		if err := ctx.Err(); err != nil {
 			return injected, fmt.Errorf("carry connections over: %w", err)
 		}
 		batch := sockets[:min(len(sockets), maxBatch)]
 		sockets = sockets[len(batch):]
-		n, err := d.carry(batch, time.Duration(seconds)*time.Second)
+		n, fault, err := d.carry(batch, time.Duration(seconds)*time.Second)
 		injected += n
 		if err != nil {
 			return injected, err
 		}
+		if refused == nil {
+			refused = fault
+		}
 	}
-	return injected, nil
+	return injected, refused
 }
 
-func (d *dialogue) carry(sockets []Socket, timeout time.Duration) (injected int, err error) {
+// carry is [Carry] of a batch. The kernel refused one connection with refused, if
+// that is not nil; err ends the work.
+func (d *dialogue) carry(sockets []Socket, timeout time.Duration) (injected int, refused, err error) {
 	requests := make([]request, len(sockets))
 	for i, s := range sockets {
-		requests[i] = request{
-			command: nl.IPCTNL_MSG_CT_NEW, flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL,
-			payload: s.entry(timeout).creating(),
-		}
+		requests[i] = s.entry(timeout).insertion()
 	}
 	answers, err := d.ask(requests)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	var errs []error
+	var tracked []Conn
 	for i, a := range answers {
 		switch {
 		case a.err == nil:
 			injected++
 		case !errors.Is(a.err, unix.EEXIST):
-			errs = append(errs, fmt.Errorf("carry %s over: %w", sockets[i].tuple(), a.err))
+			refused = fmt.Errorf("carry %s over: %w", sockets[i].tuple(), a.err)
+		case sockets[i].WindowScale && !sockets[i].Closing:
+			tracked = append(tracked, sockets[i].entry(timeout))
 		}
 	}
-	return injected, errors.Join(errs...)
+	replaced, err := d.replacePickedUp(tracked)
+	return injected + replaced, refused, err
+}
+
+// replacePickedUp replaces those of the entries that the kernel has without
+// having seen their handshake.
+func (d *dialogue) replacePickedUp(wanted []Conn) (replaced int, err error) {
+	requests := make([]request, len(wanted))
+	for i, c := range wanted {
+		requests[i] = request{command: nl.IPCTNL_MSG_CT_GET, payload: c.naming()}
+	}
+	answers, err := d.ask(requests)
+	if err != nil {
+		return 0, err
+	}
+	for i, a := range answers {
+		if a.err != nil {
+			continue // gone, or of another zone
+		}
+		have, err := parseConn(a.data)
+		if err != nil {
+			return replaced, fmt.Errorf("look up %s: %w", wanted[i].Original, err)
+		}
+		if !have.pickedUp(wanted[i]) {
+			continue
+		}
+		wanted[i].mark = have.mark
+		two, err := d.ask([]request{{command: nl.IPCTNL_MSG_CT_DELETE, payload: have.naming()}, wanted[i].insertion()})
+		if err != nil {
+			return replaced, err
+		}
+		// If it is there again, a packet came in between.
+		if two[1].err == nil {
+			replaced++
+		} else if !errors.Is(two[1].err, unix.EEXIST) {
+			return replaced, fmt.Errorf("replace the entry of %s: %w", wanted[i].Original, two[1].err)
+		}
+	}
+	return replaced, nil
+}
+
+// pickedUp tells whether the entry is that of wanted, whoever the kernel takes
+// for the initiator, but made from a packet in the middle of the connection.
+func (c Conn) pickedUp(wanted Conn) bool {
+	return (c.Original == wanted.Original || c.Original == wanted.Reply) && c.Reply == c.Original.Reverse() &&
+		c.State == TCPEstablished && !c.zoned && c.Zone == 0 &&
+		(c.FlagsOriginal|c.FlagsReply)&FlagWindowScale == 0 && c.FlagsOriginal&c.FlagsReply&FlagLiberal != 0
+}
+
+// insertion is the request that makes the entry if there is none.
+func (c Conn) insertion() request {
+	return request{command: nl.IPCTNL_MSG_CT_NEW, flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, payload: c.creating()}
 }
 
 // tuple returns the initiator's direction.
