@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -12,18 +13,22 @@ import (
 // fit into the socket's receive buffer, whose default holds some hundreds.
 const maxBatch = 32
 
-// A request is one message of ctnetlink that the kernel is to acknowledge.
+// A request is one message of ctnetlink.
 type request struct {
 	command int    // IPCTNL_MSG_CT_*
-	flags   uint16 // beside NLM_F_REQUEST and NLM_F_ACK
+	flags   uint16 // beside NLM_F_REQUEST and, unless it is a question, NLM_F_ACK
 	payload []byte // from the struct nfgenmsg on
 }
 
 // An answer is what the kernel said to one request.
 type answer struct {
 	err  error  // nil, or an errno
-	data []byte // the payload of a message that came before the acknowledgement
+	data []byte // the entry that was asked for
 }
+
+// question tells that the answer is an entry or an error, without an
+// acknowledgement of its own.
+func (r request) question() bool { return r.command == nl.IPCTNL_MSG_CT_GET }
 
 // A dialogue sends requests to ctnetlink, many in one system call, which
 // neither package of netlink that we use does.
@@ -83,7 +88,7 @@ func (d *dialogue) ask(requests []request) ([]answer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("ctnetlink: %w", err)
 		}
-		if nl, ok := from.(*unix.SockaddrNetlink); !ok || nl.Pid != 0 {
+		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
 			continue // not from the kernel
 		}
 		done, err := parseAnswers(d.buf[:n], first, answers)
@@ -98,7 +103,11 @@ func (d *dialogue) ask(requests []request) ([]answer, error) {
 func appendMessage(out []byte, seq uint32, r request) []byte {
 	out = binary.NativeEndian.AppendUint32(out, uint32(unix.NLMSG_HDRLEN+len(r.payload)))
 	out = binary.NativeEndian.AppendUint16(out, uint16(ctnetlink(r.command)))
-	out = binary.NativeEndian.AppendUint16(out, unix.NLM_F_REQUEST|unix.NLM_F_ACK|r.flags)
+	flags := unix.NLM_F_REQUEST | r.flags
+	if !r.question() {
+		flags |= unix.NLM_F_ACK
+	}
+	out = binary.NativeEndian.AppendUint16(out, flags)
 	out = binary.NativeEndian.AppendUint32(out, seq)
 	out = binary.NativeEndian.AppendUint32(out, 0) // from: the kernel knows
 	out = append(out, r.payload...)
@@ -106,7 +115,7 @@ func appendMessage(out []byte, seq uint32, r request) []byte {
 }
 
 // parseAnswers reads the netlink messages in data, which answer requests
-// numbered from first on, and returns how many of them are acknowledged.
+// numbered from first on, and returns how many of them are settled.
 func parseAnswers(data []byte, first uint32, answers []answer) (done int, err error) {
 	for len(data) > 0 {
 		if len(data) < unix.NLMSG_HDRLEN {
@@ -124,7 +133,9 @@ func parseAnswers(data []byte, first uint32, answers []answer) (done int, err er
 			continue // the rest of an earlier dialogue
 		}
 		if typ != unix.NLMSG_ERROR {
+			// Entries come in answer to questions only, one to each.
 			answers[index].data = append([]byte(nil), payload...)
+			done++
 			continue
 		}
 		if len(payload) < 4 {

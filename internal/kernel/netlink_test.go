@@ -27,10 +27,10 @@ func TestParseAnswers(t *testing.T) {
 	answers := make([]answer, 3)
 	done, err := parseAnswers(slices.Concat(
 		acknowledge(6, unix.EIO), // of an earlier question
-		reply(256, 8, []byte("abc")), acknowledge(8, 0),
+		reply(256, 8, []byte("abc")), acknowledge(9, 0),
 		acknowledge(7, unix.ENOENT),
 	), 7, answers)
-	if err != nil || done != 2 || !errors.Is(answers[0].err, unix.ENOENT) || string(answers[1].data) != "abc" ||
+	if err != nil || done != 3 || !errors.Is(answers[0].err, unix.ENOENT) || string(answers[1].data) != "abc" ||
 		answers[1].err != nil || answers[2].err != nil || answers[2].data != nil {
 		t.Errorf("%d, %v: %+v", done, err, answers)
 	}
