@@ -199,27 +199,30 @@ func TestHalfProxied(t *testing.T) {
 	counts("half closed", 0, 1)
 }
 
-// TestConnectionsWithoutCapabilities asks for everything without any right.
+// TestConnectionsWithoutCapabilities asks for everything with the one capability that is needed, and without it.
 func TestConnectionsWithoutCapabilities(t *testing.T) {
 	topo := newTopology(t)
 	runInput(t, topo.Client, trackAll, "nft", "-f", "-")
 	on(t, topo.Client, func() error {
-		var none [2]unix.CapUserData
-		if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0]); err != nil {
-			return err
-		}
 		ctx := context.WithoutCancel(t.Context())
 		many := make([]kernel.Socket, 40)
 		for i := range many {
-			many[i] = kernel.Socket{Local: netip.MustParseAddrPort("192.0.2.1:1"), Remote: netip.MustParseAddrPort("192.0.2.1:2")}
+			remote := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(i+1))
+			many[i] = kernel.Socket{Local: netip.MustParseAddrPort("192.0.2.2:1"), Remote: remote}
 		}
-		_, tracking := kernel.Tracking(ctx, kernel.IPv4)
-		_, carry := kernel.Carry(ctx, many)
-		_, forget := kernel.ForgetHalfOpen(ctx, nil)
-		_, list := kernel.HalfOpen(ctx, nil)
-		for name, err := range map[string]error{"Tracking": tracking, "Carry": carry, "ForgetHalfOpen": forget, "HalfOpen": list} {
-			if !errors.Is(err, os.ErrPermission) {
-				return fmt.Errorf("%s: %w, want os.ErrPermission", name, err)
+		for _, set := range []uint32{1 << unix.CAP_NET_ADMIN, 0} {
+			data := [2]unix.CapUserData{{Effective: set, Permitted: set}}
+			if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
+				return err
+			}
+			_, tracking := kernel.Tracking(ctx, kernel.IPv4)
+			_, carry := kernel.Carry(ctx, many)
+			_, forget := kernel.ForgetHalfOpen(ctx, nil)
+			_, list := kernel.HalfOpen(ctx, nil)
+			for name, err := range map[string]error{"Tracking": tracking, "Carry": carry, "ForgetHalfOpen": forget, "HalfOpen": list} {
+				if set != 0 && err != nil || set == 0 && !errors.Is(err, os.ErrPermission) {
+					return fmt.Errorf("%s with capabilities %#x: %w", name, set, err)
+				}
 			}
 		}
 		_, err := kernel.LocalConnections(ctx)

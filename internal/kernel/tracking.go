@@ -70,7 +70,8 @@ func tracking(family Family) (bool, error) {
 	}
 	flow, err := datagram(family)
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", ErrCannotTell, err)
+		// As text: a rule that drops is EPERM too, and lacks no capability.
+		return false, fmt.Errorf("%w: %s", ErrCannotTell, err.Error())
 	}
 	d, err := openDialogue()
 	if err != nil {
