@@ -128,11 +128,6 @@ func (h *Host) warmUp(ctx context.Context, p *plan, u *undo, retreat func(contex
 		return nil, nil
 	}
 	u.push("rules of "+p.backend.Name(), retreat)
-	// Any rule with a conntrack match switches it on; the anchor does nothing else.
-	anchors := rules.Policy{Anchors: p.new.Families}
-	if err := h.reach(ctx, p.backend, p.have.With(anchors.Ruleset())); err != nil {
-		return nil, fmt.Errorf("rules: %w", err)
-	}
 	if p.new.Warming {
 		// Somebody had switched loose tracking off while nothing was tracked.
 		// With it off, not even active connections would be taken up.
@@ -144,24 +139,24 @@ func (h *Host) warmUp(ctx context.Context, p *plan, u *undo, retreat func(contex
 			return err
 		})
 	}
+	// Any rule with a conntrack match switches it on; the anchor does nothing else.
+	anchors := rules.Policy{Anchors: p.new.Families}
+	if err := h.reach(ctx, p.backend, p.have.With(anchors.Ruleset())); err != nil {
+		return nil, fmt.Errorf("rules: %w", err)
+	}
 	if err := h.step(ctx, "conntrack"); err != nil {
+		return nil, err
+	}
+	if _, err := carry(ctx); err != nil {
 		return nil, err
 	}
 	if err := h.wait(ctx, "conntrack warm-up", time.Duration(p.earlier.Warmup*float64(time.Second))); err != nil {
 		return nil, err
 	}
-	// Those that are open now: some have ended, some have begun.
-	sockets, err := kernel.LocalConnections(ctx)
+	// Once more: of what was picked up meanwhile, conntrack lacks the window scale.
+	found, err := carry(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connections of this host: %w", err)
-	}
-	var found []Finding
-	if _, err := kernel.Carry(ctx, sockets); err != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		found = append(found, finding(Warn, "connections-not-carried", "see net.netfilter.nf_conntrack_max",
-			"some idle connections of this host could not be carried over: %v", err))
+		return nil, err
 	}
 	if err := h.step(ctx, "carried"); err != nil {
 		return nil, err
@@ -177,6 +172,22 @@ func (h *Host) warmUp(ctx context.Context, p *plan, u *undo, retreat func(contex
 	}
 	p.earlier.Routed = &n
 	return found, nil
+}
+
+// carry tells conntrack of the connections of this host that it does not know.
+func carry(ctx context.Context) ([]Finding, error) {
+	sockets, err := kernel.LocalConnections(ctx)
+	if err == nil {
+		_, err = kernel.Carry(ctx, sockets)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return []Finding{finding(Warn, "connections-not-carried", "see net.netfilter.nf_conntrack_max",
+			"some idle connections of this host could not be carried over: %v", err)}, nil
+	}
+	return nil, nil
 }
 
 // flip changes a setting that has to change for a while only.
