@@ -50,6 +50,8 @@ type Condition struct {
 	Keys []Key
 	In   [][]Range // any of these; each has one range a key
 	Not  bool      // holds if it would not
+
+	label string // the name of the set, for people
 }
 
 // where builds the condition that one field lies in one of the ranges.
