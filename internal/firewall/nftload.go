@@ -58,6 +58,27 @@ func stateLoad() *load {
 	return &load{fields: []loadedField{f}}
 }
 
+// statusLoad is ct status, of which only the bit for destination NAT is known
+// (IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h), under a mask.
+func statusLoad() *load {
+	return &load{fields: []loadedField{{field: Translated, size: 4}}}
+}
+
+const statusDNAT = 1 << 5
+
+// underMask returns what a bitwise expression makes of a load.
+func (l *load) underMask(mask []byte) *load {
+	if l.fields[0].field != Translated {
+		return &load{fields: l.fields, mask: mask}
+	}
+	if !bytes.Equal(mask, native(statusDNAT)) {
+		return nil
+	}
+	f := loadedField{field: Translated, size: 4, full: 1}
+	f.values = []loadedValue{{native(0), []byte{0}}, {native(statusDNAT), []byte{1}}}
+	return &load{fields: []loadedField{f}}
+}
+
 // addressTypeLoad is fib saddr type or fib daddr type.
 func addressTypeLoad(field Field) *load {
 	f := loadedField{field: field, size: 4, full: 1}
@@ -69,8 +90,8 @@ func addressTypeLoad(field Field) *load {
 
 // reversePathLoad is fib with an interface for its result, of which only is of
 // interest whether there is one.
-func reversePathLoad(size int) *load {
-	f := loadedField{field: ReversePath, size: size, full: 1}
+func reversePathLoad() *load {
+	f := loadedField{field: ReversePath, size: 4, full: 1}
 	f.name = func(v []byte) ([]byte, bool) {
 		return []byte{0}, bytes.Equal(v, make([]byte, len(v)))
 	}

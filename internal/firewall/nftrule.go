@@ -163,8 +163,11 @@ func (c *compiler) conntrack(as attributes) {
 		return
 	}
 	var l *load
-	if key == unix.NFT_CT_STATE {
+	switch key {
+	case unix.NFT_CT_STATE:
 		l = stateLoad()
+	case unix.NFT_CT_STATUS:
+		l = statusLoad()
 	}
 	c.put(as.uint32(unix.NFTA_CT_DREG), l, 16)
 }
@@ -188,11 +191,7 @@ func (c *compiler) fib(as attributes) {
 	var l *load
 	switch result := as.uint32(unix.NFTA_FIB_RESULT); {
 	case result != unix.NFT_FIB_RESULT_ADDRTYPE && flags&unix.NFTA_FIB_F_SADDR != 0 && flags&unix.NFTA_FIB_F_IIF != 0:
-		size := 4
-		if flags&unix.NFTA_FIB_F_PRESENT != 0 {
-			size = 1
-		}
-		l = reversePathLoad(size)
+		l = reversePathLoad()
 	case result != unix.NFT_FIB_RESULT_ADDRTYPE, flags&interfaces != 0:
 	case flags&unix.NFTA_FIB_F_SADDR != 0:
 		l = addressTypeLoad(SourceType)
@@ -225,7 +224,7 @@ func (c *compiler) bitwise(as attributes) {
 		c.put(as.uint32(unix.NFTA_BITWISE_DREG), nil, min(size, 1<<8))
 		return
 	}
-	c.put(as.uint32(unix.NFTA_BITWISE_DREG), &load{fields: l.fields, mask: mask}, size)
+	c.put(as.uint32(unix.NFTA_BITWISE_DREG), l.underMask(mask), size)
 }
 
 func (c *compiler) byteorder(as attributes) {

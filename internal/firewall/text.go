@@ -58,6 +58,7 @@ var fieldWords = map[Field]string{
 	Protocol: "meta l4proto", NetFamily: "meta nfproto", EtherType: "meta protocol", InInterface: "iifname",
 	OutInterface: "oifname", CTState: "ct state", SourceType: "fib saddr type", DestinationType: "fib daddr type",
 	PacketMark: "meta mark", ReversePath: "fib saddr . iif oif",
+	Translated: "ct status dnat",
 }
 
 // String writes the condition much like nft does: it is for people to find the
