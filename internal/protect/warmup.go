@@ -37,6 +37,8 @@ type Earlier struct {
 	// Routed counts the connections to the services through this host that
 	// conntrack knows; nil if it was not watching, so that nobody knows.
 	Routed *int `json:"routed"`
+	// Seen counts those that the warm-up found.
+	Seen int `json:"seen"`
 	// Warmup is how long conntrack watches before the protection begins, in seconds.
 	Warmup float64 `json:"warmup_seconds"`
 	// families are those that conntrack does not watch yet.
@@ -55,11 +57,7 @@ const (
 func (h *Host) connections(ctx context.Context, p *plan, o Order) (Earlier, error) {
 	c := Earlier{Tracked: true}
 	for _, f := range p.new.Families {
-		family := kernel.IPv4
-		if f == rules.IPv6 {
-			family = kernel.IPv6
-		}
-		watching, err := kernel.Tracking(ctx, family)
+		watching, err := kernel.Tracking(ctx, kernelFamily(f))
 		if err != nil && !errors.Is(err, kernel.ErrCannotTell) { // then it is safe to take it for no
 			return c, fmt.Errorf("conntrack: %w", err)
 		}
@@ -100,6 +98,16 @@ func (h *Host) connections(ctx context.Context, p *plan, o Order) (Earlier, erro
 	}
 	c.Local = len(c.sockets)
 	return c, nil
+}
+
+// Codes returns the codes of the findings that tell what is at risk, which
+// [Host.Announce] was told before the first change.
+func (c Earlier) Codes() []string {
+	var codes []string
+	for _, f := range c.findings() {
+		codes = append(codes, f.Code)
+	}
+	return codes
 }
 
 // findings tells people what is at risk before anything is done.
@@ -170,7 +178,7 @@ func (h *Host) warmUp(ctx context.Context, p *plan, u *undo, retreat func(contex
 	if err != nil {
 		return nil, err
 	}
-	p.earlier.Routed = &n
+	p.earlier.Seen = n
 	return found, nil
 }
 
