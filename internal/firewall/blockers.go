@@ -134,7 +134,7 @@ func (fw *Firewall) synBlockers(s Service) []Blocker {
 	}
 	fate := fw.Fate(s.toService(Prerouting, rules.SYN, state), Everything)
 	own := Blocker{
-		Severity: Info, Code: CodeServiceDenied,
+		Severity: Warning, Code: CodeServiceDenied,
 		Message: "the host's own rules deny the service, with or without SYNPROXY",
 		Hint:    "accept the service there if clients are to reach it",
 	}
@@ -160,7 +160,6 @@ func (fw *Firewall) synBlockers(s Service) []Blocker {
 			Hint:    "protect the service in tracked mode, or accept UNTRACKED where NEW is accepted",
 		})
 	}
-	own.Severity = Warning
 	return blockersOf(fate, own)
 }
 
@@ -231,12 +230,14 @@ func (fw *Firewall) zoneBlockers(s Service) []Blocker {
 	})
 }
 
-// synproxyBlockers finds another SYNPROXY for the service.
+// synproxyBlockers finds another SYNPROXY for the service. It does no harm to a
+// connection that there are two, and ours must come before the other one goes:
+// the last one to go takes all proxied connections with it.
 func (fw *Firewall) synproxyBlockers(s Service) []Blocker {
 	return fw.actionBlockers(s, AnySynproxy, Blocker{
-		Severity: Fatal, Code: CodeSynproxy,
-		Message: "another SYNPROXY answers for the service",
-		Hint:    "remove it, with the rules that belong to it, before this one is put there",
+		Severity: Warning, Code: CodeSynproxy,
+		Message: "another SYNPROXY answers for the service, with options of its own",
+		Hint:    "once the service is protected here, remove the other one and what belongs to it, from the raw table to the last; connections live on",
 	})
 }
 

@@ -164,7 +164,8 @@ const (
 // Action is a side effect of a rule.
 type Action struct {
 	Kind ActionKind
-	To   Target // of Translate
+	To   Target     // of Translate
+	Mark MarkChange // of Mark and ConnMark
 }
 
 // Firewall is the rules of others on a host. The zero value lets everything

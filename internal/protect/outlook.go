@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/synproxyctl/synproxyctl/internal/firewall"
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
@@ -81,65 +80,50 @@ func (o outlook) best(s Service) rules.Mode {
 // findings tells what of the host's own rules breaks or weakens the protection,
 // the worst first.
 func (o outlook) findings(services []Service) []Finding {
-	type key struct{ code, rule string }
-	seen := map[key]int{} // where in found
-	var found []Finding
-	add := func(f Finding, k key) {
-		if i, ok := seen[k]; ok {
-			found[i].more++
-			return
-		}
-		seen[k] = len(found)
-		found = append(found, f)
-	}
+	var t tally
 	for _, s := range services {
+		t.next()
 		for _, b := range o.Blockers(o.view(s)) {
 			severity := map[firewall.Severity]Severity{firewall.Fatal: Bad, firewall.Warning: Warn, firewall.Info: Info}[b.Severity]
-			add(finding(severity, b.Code, b.Hint, "%s: %s: %s", s, b.Message, b.Rule), key{b.Code, b.Rule})
+			t.add(finding(severity, b.Code, b.Hint, "%s: %s: %s", s, b.Message, b.Rule), b.Rule)
 		}
-		if f, ok := o.hidden(s); ok {
-			add(f, key{f.Code, f.Message})
-		}
-	}
-	for i, f := range found {
-		if f.more > 0 {
-			found[i].Message += fmt.Sprintf(" (and %d more services)", f.more)
+		if f, by, ok := o.hidden(s); ok {
+			t.add(f, by)
 		}
 	}
-	rank := map[Severity]int{Bad: 0, Warn: 1, Info: 2}
-	slices.SortStableFunc(found, func(a, b Finding) int { return rank[a.Severity] - rank[b.Severity] })
-	return found
+	return t.findings()
 }
 
 // hidden finds rules of the host that would not be heeded: its filters see
-// nothing of the clients of a service whose SYNs are answered before them.
-func (o outlook) hidden(s Service) (Finding, bool) {
+// nothing of the clients of a service whose SYNs are answered before them. By is
+// the rule in question.
+func (o outlook) hidden(s Service) (f Finding, by string, found bool) {
 	if s.Published {
 		if to, _, certain := o.translation(s, firewall.Prerouting); !to.IsValid() || !certain {
 			return finding(Bad, "not-published", "publish it again, or give its place with --to and apply",
-				"%s: the host's rules do not lead it to one server any more", s), true
+				"%s: the host's rules do not lead it to one server any more", s), "", true
 		}
 		if _, _, certain := o.translation(s, firewall.Output); !certain {
 			return finding(Bad, "not-published", "give its place with --to and apply",
-				"%s: the host's rules translate the clients' connections, but not surely those that the proxy opens", s), true
+				"%s: the host's rules translate the clients' connections, but not surely those that the proxy opens", s), "output", true
 		}
 	}
 	if s.Mode != rules.ModeNotrack {
-		return Finding{}, false
+		return f, "", false
 	}
 	fate, restricted := o.Restricts(o.view(s))
 	if !restricted {
-		return Finding{}, false
+		return f, "", false
 	}
-	by := "a rule of the host"
+	by = "a rule of the host"
 	if len(fate.By) > 0 {
 		by = fate.By[0].String()
 	}
 	if s.Translated() {
 		return finding(Bad, "access-list", "deny in the raw table, as in: iptables -t raw -A PREROUTING -s SOURCE -j DROP; or protect the server itself, without its translation",
-			"%s: who may reach it is decided by rules that SYNPROXY's clients never meet, since SYNs to a translated address are answered before them: %s", s, by), true
+			"%s: who may reach it is decided by rules that SYNPROXY's clients never meet, since SYNs to a translated address are answered before them: %s", s, by), by, true
 	}
-	return finding(Warn, "mode", "apply with --mode auto or tracked", "%s: SYNs are not tracked, and a rule of the host may deny them for that, or count on it: %s", s, by), true
+	return finding(Warn, "mode", "apply with --mode auto or tracked", "%s: SYNs are not tracked, and a rule of the host may deny them for that, or count on it: %s", s, by), by, true
 }
 
 // refuse returns an error if a finding is fatal.
