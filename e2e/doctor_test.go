@@ -60,6 +60,9 @@ func (a ailment) says(t *testing.T, object map[string]any) {
 		}
 		text := fmt.Sprint(f["message"], "\n", f["hint"])
 		for _, name := range a.names {
+			if object["command"] != "doctor" {
+				name = strings.Split(name, ", rule 1")[0] // our own rule may have come before
+			}
 			if !strings.Contains(text, name) {
 				t.Errorf("%s: %q is not named: %s", object["command"], name, text)
 			}
@@ -239,7 +242,8 @@ func ailments() []ailment {
 			name: "another SYNPROXY of iptables", at: input4,
 			make: judging + "iptables-nft -t raw -A PREROUTING -i eth0 -p tcp --dport 80 --syn -j CT --notrack; " +
 				"iptables-nft -A INPUT -i eth0 -p tcp --dport 80 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460",
-			mend: "iptables-nft -t raw -F PREROUTING; iptables-nft -F INPUT",
+			mend: "iptables-nft -t raw -D PREROUTING -i eth0 -p tcp --dport 80 --syn -j CT --notrack; " +
+				"iptables-nft -D INPUT -i eth0 -p tcp --dport 80 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460",
 			code: "another-synproxy", severity: "warning", names: []string{"filter INPUT, rule 1", "-j SYNPROXY"},
 		},
 		{
@@ -312,6 +316,8 @@ func TestDoctor(t *testing.T) {
 			// It may have come after apply, too: verify then says it, since what the rules are is as it was.
 			a.says(t, mustDo(t, fw, exit(honestNo), "verify"))
 			shell(t, fw, a.mend)
+			// A rule of the mend may have come before ours.
+			mustDo(t, fw, 0, append(apply, "--no-verify")...)
 			mustDo(t, fw, 0, "verify")
 			if said := spoken(mustDo(t, fw, 0, doctor...), false); said != nil && !a.unmended {
 				t.Errorf("mended: %q", said)
