@@ -18,6 +18,8 @@ type LoadResult struct {
 	// Errors counts the failures by kind: timeout, refused, reset, unreachable, closed early, wrong answer, local
 	// address in use, or the error's own text.
 	Errors map[string]int
+	// Failures has a line about each of the first hundred failures, with its time of day.
+	Failures []string
 	// Latencies are those of the good connections, shortest first.
 	Latencies []time.Duration
 	// Duration is how long the whole load took.
@@ -32,6 +34,9 @@ func (r *LoadResult) add(latency time.Duration, err error) {
 	if err != nil {
 		r.Failed++
 		r.Errors[errKind(err)]++
+		if len(r.Failures) < 100 {
+			r.Failures = append(r.Failures, time.Now().Format(clock)+": "+err.Error())
+		}
 		return
 	}
 	r.OK++

@@ -36,7 +36,7 @@ func (r *SoakResult) add(c *soaking) {
 	if c.err != nil {
 		r.Failed++
 		r.Errors[errKind(c.err)]++
-		r.Failures = append(r.Failures, fmt.Sprintf("%s, %s connection: %v", c.errAt.Format(clock), c.cfg.Kind, c.err))
+		r.Failures = append(r.Failures, fmt.Sprintf("%s: %s connection: %v", c.errAt.Format(clock), c.cfg.Kind, c.err))
 	} else {
 		r.OK++
 	}
