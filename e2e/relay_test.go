@@ -3,7 +3,9 @@ package e2e
 import (
 	"context"
 	"net/netip"
+	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -11,9 +13,33 @@ import (
 	"github.com/synproxyctl/synproxyctl/internal/lab"
 )
 
+// spare counts the tests that want more of Go's processors than the machine has.
+var spare struct {
+	sync.Mutex
+	users, before int
+}
+
+// spareProcessors lets the kernel's scheduler choose among more threads until the test ends. It puts a relay's thread
+// first, where Go's would let it wait until another goroutine has done its turn: tens of milliseconds.
+func spareProcessors(t testing.TB) {
+	spare.Lock()
+	defer spare.Unlock()
+	if spare.users++; spare.users == 1 {
+		spare.before = runtime.GOMAXPROCS(max(8, runtime.GOMAXPROCS(0)))
+	}
+	t.Cleanup(func() {
+		spare.Lock()
+		defer spare.Unlock()
+		if spare.users--; spare.users == 0 {
+			runtime.GOMAXPROCS(spare.before)
+		}
+	})
+}
+
 // newWAN builds the standard topology with a relay before the client.
 func newWAN(t testing.TB, cfg lab.RelayConfig) *lab.Topology {
 	t.Helper()
+	spareProcessors(t)
 	topo, err := world.NewTopologyOver(cfg)
 	if err != nil {
 		t.Fatal(err)
