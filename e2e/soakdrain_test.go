@@ -11,11 +11,6 @@ import (
 // end.
 func (s *soakRun) revert(fresh []*lab.Soak) {
 	s.Helper()
-	if !s.drains() {
-		s.reportSoak("opened under protection", s.end(fresh))
-		mustDo(s, s.topo.Firewall, 0, "revert")
-		return
-	}
 	path, err := program()
 	if err != nil {
 		s.Fatal(err)
