@@ -145,14 +145,13 @@ type passage struct {
 
 // walk leads packets through the base chains of their hook.
 func (fw *Firewall) walk(p Packet, w Window) []passage {
-	at := fw.index()
 	var all []passage
 	for _, c := range fw.hooked(&p, w) {
 		v := p.at(c.Priority)
 		if c.isNAT() && v.state&rules.New == 0 {
 			continue // only the first packet of a connection gets there
 		}
-		walker := walker{chains: at, view: v, seen: map[*Chain]*result{}}
+		walker := walker{chains: fw.at, view: v, seen: map[*Chain]*result{}}
 		res := walker.base(c)
 		all = append(all, passage{c, res})
 		if c.Priority < PriorityConntrack && !p.Made {
@@ -165,6 +164,9 @@ func (fw *Firewall) walk(p Packet, w Window) []passage {
 // actions returns the rules that do, or may do, something of a kind to packets.
 func (fw *Firewall) actions(p Packet, w Window, kinds ...ActionKind) []event {
 	var found []event
+	if !slices.ContainsFunc(kinds, func(k ActionKind) bool { return fw.does[k] }) {
+		return nil
+	}
 	for _, one := range p.eachState() {
 		for _, s := range fw.walk(one, w) {
 			for _, e := range s.result.actions {

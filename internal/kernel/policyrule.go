@@ -98,9 +98,10 @@ func Routes(family Family, table int) ([]TableRoute, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list of routes: %w", err)
 		}
+		names := map[int]string{}
 		all := make([]TableRoute, len(list))
 		for i, r := range list {
-			all[i] = tableRoute(family, r)
+			all[i] = tableRoute(family, r, names)
 		}
 		return all, nil
 	}
@@ -110,7 +111,7 @@ func Routes(family Family, table int) ([]TableRoute, error) {
 // MainTable is the number of the table "main".
 const MainTable = unix.RT_TABLE_MAIN
 
-func tableRoute(family Family, r netlink.Route) TableRoute {
+func tableRoute(family Family, r netlink.Route, names map[int]string) TableRoute {
 	any := netip.IPv4Unspecified()
 	if family == IPv6 {
 		any = netip.IPv6Unspecified()
@@ -127,8 +128,15 @@ func tableRoute(family Family, r netlink.Route) TableRoute {
 		hops = append(hops, hop.LinkIndex)
 	}
 	for _, index := range hops {
-		if link, err := netlink.LinkByIndex(index); index > 0 && err == nil {
-			t.Interfaces = append(t.Interfaces, link.Attrs().Name)
+		name, known := names[index]
+		if !known && index > 0 {
+			if link, err := netlink.LinkByIndex(index); err == nil {
+				name = link.Attrs().Name
+			}
+			names[index] = name
+		}
+		if name != "" {
+			t.Interfaces = append(t.Interfaces, name)
 		}
 	}
 	return t

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/synproxyctl/synproxyctl/internal/firewall"
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
@@ -72,10 +73,16 @@ func (r *router) byMark(found *tally, p kernel.PolicyRule, services []Service, o
 		if name := r.server(s); name != "" {
 			behind = []string{name}
 		}
-		m, ok := out.Marking(out.view(s), behind, p.Mark, p.Mask)
+		question := fmt.Sprint("marking ", p.Text, behind)
+		m := once(out, question, s, func() *firewall.Marking {
+			if m, ok := out.Marking(out.view(s), behind, p.Mark, p.Mask); ok {
+				return &m
+			}
+			return nil
+		})
 		const restored = "; and CONNMARK in mangle OUTPUT for tcp to it, if its answers get their mark from the connection"
 		switch {
-		case !ok:
+		case m == nil:
 		case m.Missing:
 			found.add(finding(Bad, "fwmark-routing",
 				fmt.Sprintf("set the mark in mangle OUTPUT for tcp from %s port %d%s; or protect it only on interfaces whose clients need no mark, with --interface", s.Destination, s.Port, restored),
