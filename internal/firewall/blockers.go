@@ -95,7 +95,7 @@ func (f Fate) beyond(o Fate) Fate {
 		return f
 	}
 	f.By = slices.DeleteFunc(slices.Clone(f.By), func(r Rule) bool {
-		return slices.ContainsFunc(o.By, func(p Rule) bool { return p.String() == r.String() })
+		return slices.ContainsFunc(o.By, func(p Rule) bool { return p.is(&r) })
 	})
 	if len(f.By) == 0 {
 		return Fate{}

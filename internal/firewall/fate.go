@@ -79,7 +79,7 @@ func (fw Firewall) Fate(p Packet, w Window) Fate {
 		out, denials := fw.pass(one, w)
 		all |= out
 		for _, e := range denials {
-			if !slices.ContainsFunc(by, func(r Rule) bool { return r.String() == e.rule.String() }) {
+			if !slices.ContainsFunc(by, func(r Rule) bool { return r.is(e.rule) }) {
 				by = append(by, *e.rule)
 			}
 		}

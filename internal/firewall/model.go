@@ -125,6 +125,11 @@ func (r *Rule) String() string {
 	return fmt.Sprintf("%s, rule %d: %s", r.Where, r.Position, r.Text)
 }
 
+// is reports whether two rules are the same one.
+func (r *Rule) is(o *Rule) bool {
+	return r.Position == o.Position && r.Handle == o.Handle && r.Where == o.Where && r.Text == o.Text
+}
+
 // VerdictKind is what becomes of a packet that a rule matches.
 type VerdictKind uint8
 

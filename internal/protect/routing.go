@@ -154,7 +154,10 @@ func (r *router) asymmetric(found *tally, services []Service) {
 		if len(s.Interfaces) > 0 {
 			clients = s.Interfaces
 		}
-		if by := r.server(s); s.Hook == rules.Forward && by != "" && slices.Contains(clients, by) {
+		if s.Hook != rules.Forward || len(clients) == 0 {
+			continue
+		}
+		if by := r.server(s); by != "" && slices.Contains(clients, by) {
 			found.add(finding(Warn, "asymmetric-route", "see to it that the server's default route leads to this host",
 				"%s: the server is reached by %s, by which its clients come too: should it answer them without this host, their connections break", s, by), by)
 		}
