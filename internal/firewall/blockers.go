@@ -37,6 +37,7 @@ const (
 	CodeSynAckDrop    = "synack-drop"      // the proxy's SYN+ACK
 	CodeZone          = "zone"             // a conntrack zone
 	CodeSynproxy      = "another-synproxy" // somebody else's SYNPROXY
+	CodeNotrack       = "notrack"          // somebody else takes the service out of connection tracking
 	CodeIngress       = "ingress-chain"    // a chain before all hooks, whose rules are not looked at
 	CodeKubeProxy     = "kube-proxy"
 	CodeCilium        = "cilium"
@@ -52,7 +53,7 @@ func (fw Firewall) Blockers(s Service) []Blocker {
 	var all []Blocker
 	for _, found := range [][]Blocker{
 		fw.ackBlockers(s), fw.proxiedBlockers(s), fw.answerBlockers(s), fw.synBlockers(s),
-		fw.zoneBlockers(s), fw.synproxyBlockers(s), fw.ingressBlockers(), fw.neighbours(),
+		fw.notrackBlockers(s), fw.zoneBlockers(s), fw.synproxyBlockers(s), fw.ingressBlockers(), fw.neighbours(),
 	} {
 		for _, b := range found {
 			if !slices.Contains(all, b) {
@@ -78,6 +79,9 @@ func blockersOf(f Fate, b Blocker) []Blocker {
 	}
 	var all []Blocker
 	for _, r := range f.By {
+		if r.Verdict.Kind == Synproxy {
+			continue // has a blocker of its own
+		}
 		one := b
 		one.Rule = r.String()
 		if f.Outcome == Depends {
@@ -98,7 +102,7 @@ func (f Fate) beyond(o Fate) Fate {
 		return slices.ContainsFunc(o.By, func(p Rule) bool { return p.String() == r.String() })
 	})
 	if len(f.By) == 0 {
-		return Fate{}
+		f.Outcome = Accepted
 	}
 	return f
 }
@@ -222,9 +226,23 @@ func (fw *Firewall) answerBlockers(s Service) []Blocker {
 	return append(all, blockersOf(fw.typical(s.answer(Postrouting), Everything), b)...)
 }
 
+// notrackBlockers finds rules that take the service's packets out of connection
+// tracking, without which SYNPROXY cannot translate them. A SYN may be.
+func (fw *Firewall) notrackBlockers(s Service) []Blocker {
+	ps := []Packet{s.toService(Prerouting, rules.ACK, rules.Established), s.reply()}
+	if s.Tracked {
+		ps = append(ps, s.toService(Prerouting, rules.SYN, rules.New))
+	}
+	return fw.actionBlockers(ps, Notrack, Blocker{
+		Severity: Fatal, Code: CodeNotrack,
+		Message: "the service's packets are taken out of connection tracking, which SYNPROXY needs",
+		Hint:    fmt.Sprintf("except tcp port %d of %s from it", s.Port, s.Destination),
+	})
+}
+
 // zoneBlockers finds conntrack zones: packets that SYNPROXY makes are in none.
 func (fw *Firewall) zoneBlockers(s Service) []Blocker {
-	return fw.actionBlockers(s, Zone, Blocker{
+	return fw.actionBlockers(s.everyPacket(), Zone, Blocker{
 		Severity: Fatal, Code: CodeZone,
 		Message: "the service's packets are put into a conntrack zone, in which SYNPROXY does not find its connections again",
 		Hint:    fmt.Sprintf("except tcp port %d of %s from the zone", s.Port, s.Destination),
@@ -233,16 +251,17 @@ func (fw *Firewall) zoneBlockers(s Service) []Blocker {
 
 // synproxyBlockers finds another SYNPROXY for the service.
 func (fw *Firewall) synproxyBlockers(s Service) []Blocker {
-	return fw.actionBlockers(s, AnySynproxy, Blocker{
+	return fw.actionBlockers(s.everyPacket(), AnySynproxy, Blocker{
 		Severity: Fatal, Code: CodeSynproxy,
 		Message: "another SYNPROXY answers for the service",
 		Hint:    "remove it, with the rules that belong to it, before this one is put there",
 	})
 }
 
-func (fw *Firewall) actionBlockers(s Service, kind ActionKind, b Blocker) []Blocker {
+// actionBlockers returns a blocker for each rule that does something to packets.
+func (fw *Firewall) actionBlockers(ps []Packet, kind ActionKind, b Blocker) []Blocker {
 	var all []Blocker
-	for _, p := range s.everyPacket() {
+	for _, p := range ps {
 		p.usual = true
 		for _, e := range fw.actions(p, Everything, kind) {
 			b.Rule = e.rule.String()

@@ -36,6 +36,18 @@ func (s *Service) toService(h Hook, f rules.TCPFlags, states rules.States) Packe
 	return p
 }
 
+// reply is a packet of the backend to a client, where it first meets the rules.
+func (s *Service) reply() Packet {
+	p := Packet{Hook: Prerouting, Source: s.Destination, SourcePort: s.Port, Flags: rules.ACK, States: rules.Established}
+	if s.To.IsValid() {
+		p.Source, p.SourcePort = netip.PrefixFrom(s.To.Addr(), s.To.Addr().BitLen()), s.To.Port()
+	}
+	if s.toLo() {
+		p.Hook, p.SourceLocal = Output, true
+	}
+	return p
+}
+
 // translated returns the packet as it is after destination NAT.
 func (s *Service) translated(p Packet) Packet {
 	if s.To.IsValid() {
