@@ -211,7 +211,8 @@ func (fw *Firewall) beyondClient(s Service, h Hook, w Window, b Blocker) []Block
 	return blockersOf(fw.typical(s.translated(s.proxied(h)), w).beyond(fw.typical(client, w)), b)
 }
 
-// answerBlockers follows SYNPROXY's SYN+ACK to the client.
+// answerBlockers follows SYNPROXY's SYN+ACK to the client. It must pass in each
+// of the states that it may have.
 func (fw *Firewall) answerBlockers(s Service) []Blocker {
 	b := Blocker{
 		Severity: Fatal, Code: CodeSynAckDrop,
@@ -222,8 +223,17 @@ func (fw *Firewall) answerBlockers(s Service) []Blocker {
 	if !s.Tracked {
 		output.Without = s.without("filter")
 	}
-	all := blockersOf(fw.typical(s.answer(Output), output), b)
-	return append(all, blockersOf(fw.typical(s.answer(Postrouting), Everything), b)...)
+	var all []Blocker
+	for _, at := range []struct {
+		hook Hook
+		w    Window
+	}{{Output, output}, {Postrouting, Everything}} {
+		p := s.answer(at.hook)
+		for _, one := range p.eachState() {
+			all = append(all, blockersOf(fw.typical(one, at.w), b)...)
+		}
+	}
+	return all
 }
 
 // notrackBlockers finds rules that take the service's packets out of connection

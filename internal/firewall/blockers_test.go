@@ -63,7 +63,7 @@ func TestBlockers(t *testing.T) {
 		{"no strangers on lo, routed", fwd, table("raw", "-A PREROUTING -i lo ! -s 127.0.0.0/8 -j DROP"), nil},
 		{"no strangers on lo, in the filter", in, filter("-A INPUT -i lo ! -s 127.0.0.0/8 -j DROP"), nil},
 		{"no loopback from outside", in, table("raw", "-A PREROUTING ! -i lo -s 127.0.0.0/8 -j DROP"), nil},
-		{"INVALID in mangle output", inUntracked, table("mangle", "-A OUTPUT -m conntrack --ctstate INVALID -j DROP"), []string{"warning synack-drop"}},
+		{"INVALID in mangle output", inUntracked, table("mangle", "-A OUTPUT -m conntrack --ctstate INVALID -j DROP"), []string{"fatal synack-drop"}},
 		{"INVALID in mangle output, tracked", in, table("mangle", "-A OUTPUT -m conntrack --ctstate INVALID -j DROP"), nil},
 		{"INVALID in postrouting", inUntracked, table("mangle", "-A POSTROUTING -m conntrack --ctstate INVALID,UNTRACKED -j DROP"), []string{"fatal synack-drop"}},
 		{"zone", in, table("raw", "-A PREROUTING -i eth0 -j CT --zone 7"), []string{"fatal zone"}},
