@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/synproxyctl/synproxyctl/internal/firewall"
@@ -139,6 +140,7 @@ func (s shot) fate(fw firewall.Firewall) (firewall.Outcome, []firewall.Rule) {
 // out to the server, and to the firewall's own TCP, behind its INPUT.
 func arrivals(t *testing.T, topo *lab.Topology, v6 bool, all []shot) map[uint16]bool {
 	t.Helper()
+	linksUp(t, topo)
 	out := capture(t, topo.Firewall, "eth1", func(p lab.Packet) bool { return p.Segment != nil && p.Outgoing })
 	// What has come to an interface is seen there before any rule is asked.
 	var in []*lab.Capture
@@ -187,6 +189,32 @@ func arrivals(t *testing.T, topo *lab.Topology, v6 bool, all []shot) map[uint16]
 		came[p.Segment.Source.Port()] = true
 	}
 	return came
+}
+
+// linksUp waits until the kernel has given every link its queue, which it does
+// some time after the link was set up: what is sent before is silently lost.
+func linksUp(t *testing.T, topo *lab.Topology) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for _, host := range []*lab.Host{topo.Client, topo.Attacker, topo.Server, topo.Firewall} {
+		for {
+			links, err := host.Netlink().LinkList()
+			if err != nil {
+				t.Fatal(err)
+			}
+			down := func(l netlink.Link) bool {
+				return l.Attrs().Name != "lo" && l.Attrs().OperState != netlink.OperUp
+			}
+			if !slices.ContainsFunc(links, down) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("a link of %s does not come up", host.Name())
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
+	time.Sleep(2 * time.Millisecond)
 }
 
 // capture copies packets until the test ends.

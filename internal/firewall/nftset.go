@@ -67,6 +67,9 @@ func (c *compiler) add(fields []*loadedField, masks [][]byte, elements [][]Range
 		return false
 	}
 	cond.Not, cond.label = not, label
+	if not && len(fields) == 1 && fields[0].values != nil {
+		cond = fields[0].complement(cond)
+	}
 	c.learn(cond)
 	c.rule.Conditions = append(c.rule.Conditions, cond)
 	c.say(cond.String())
