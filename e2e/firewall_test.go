@@ -74,7 +74,8 @@ func shots(topo *lab.Topology, v6 bool) []shot {
 			port  uint16
 			local bool
 		}{
-			{pick(lab.FirewallV4, lab.FirewallV6), 80, true}, {pick(lab.FirewallV4, lab.FirewallV6), 81, true},
+			{pick(lab.FirewallV4, lab.FirewallV6), 80, true},
+			{pick(lab.FirewallV4, lab.FirewallV6), 81, true},
 			{pick(lab.ServerV4, lab.ServerV6), 80, false},
 		} {
 			for flags, state := range map[uint8]rules.States{lab.SYN: rules.New, lab.ACK: rules.Invalid} {
@@ -203,7 +204,7 @@ func linksUp(t *testing.T, topo *lab.Topology) {
 				t.Fatal(err)
 			}
 			down := func(l netlink.Link) bool {
-				return l.Attrs().Name != "lo" && l.Attrs().OperState != netlink.OperUp
+				return strings.HasPrefix(l.Attrs().Name, "eth") && l.Attrs().OperState != netlink.OperUp
 			}
 			if !slices.ContainsFunc(links, down) {
 				break
@@ -243,11 +244,9 @@ func (s shot) fire(t *testing.T, topo *lab.Topology) {
 	}
 	on(t, topo.Firewall, func() error {
 		to := s.segment.Destination.Addr()
-		family, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: netip.IPv4Unspecified().As4()})
+		family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: to.As16()})
 		if to.Is4() {
-			sa = &unix.SockaddrInet4{Addr: to.As4()}
-		} else {
-			family, sa = unix.AF_INET6, &unix.SockaddrInet6{Addr: to.As16()}
+			family, sa = unix.AF_INET, &unix.SockaddrInet4{Addr: to.As4()}
 		}
 		fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 		if err != nil {

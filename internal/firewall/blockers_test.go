@@ -69,9 +69,11 @@ func TestBlockers(t *testing.T) {
 		{"zone", in, table("raw", "-A PREROUTING -i eth0 -j CT --zone 7"), []string{"fatal zone"}},
 		{"zone of another service", in, table("raw", "-A PREROUTING -p udp -j CT --zone 7"), nil},
 		{"zone of what goes out", fwd, table("raw", "-A OUTPUT -p tcp -j CT --zone 7"), []string{"fatal zone"}},
-		{"another SYNPROXY", inUntracked, table("raw", "-A PREROUTING -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j CT --notrack") +
-			filter("-A INPUT -p tcp -m tcp --dport 80 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460"),
-			[]string{"fatal another-synproxy"}},
+		{
+			"another SYNPROXY", inUntracked, table("raw", "-A PREROUTING -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j CT --notrack") +
+				filter("-A INPUT -p tcp -m tcp --dport 80 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460"),
+			[]string{"fatal another-synproxy"},
+		},
 		{"another SYNPROXY, tracked", in, table("raw", "-A PREROUTING -p tcp -m tcp --dport 80 --tcp-flags FIN,SYN,RST,ACK SYN -j CT --notrack"), []string{"fatal notrack"}},
 		{"a SYNPROXY of another port", in, filter("-A INPUT -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --mss 1460"), nil},
 		{"no tracking", inUntracked, table("raw", "-A PREROUTING -p tcp -m tcp --dport 80 -j CT --notrack"), []string{"fatal notrack"}},

@@ -138,15 +138,15 @@ func (fw Firewall) Marks(s Service) []Rule {
 // everyPacket returns the packets of the service's connections at each hook
 // that they meet.
 func (s *Service) everyPacket() []Packet {
-	const any = rules.New | rules.Untracked | rules.Invalid | rules.Established
+	const whatever = rules.New | rules.Untracked | rules.Invalid | rules.Established
 	ps := []Packet{
-		s.toService(Prerouting, rules.SYN, any), s.toService(Prerouting, rules.ACK, any),
-		s.toService(s.Hook, rules.SYN, any), s.toService(s.Hook, rules.ACK, any),
+		s.toService(Prerouting, rules.SYN, whatever), s.toService(Prerouting, rules.ACK, whatever),
+		s.toService(s.Hook, rules.SYN, whatever), s.toService(s.Hook, rules.ACK, whatever),
 		s.answer(Output), s.answer(Postrouting),
 		s.proxied(Output), s.translated(s.proxied(Postrouting)),
 	}
 	if s.To.IsValid() {
-		ps = append(ps, s.translated(s.toService(s.backendHook(), rules.ACK, any)))
+		ps = append(ps, s.translated(s.toService(s.backendHook(), rules.ACK, whatever)))
 	}
 	if s.toLo() {
 		ps = append(ps, s.translated(s.proxied(Prerouting)), s.translated(s.proxied(Input)))
