@@ -40,6 +40,21 @@ func TestIntervals(t *testing.T) {
 	}
 }
 
+func TestCmpRange(t *testing.T) {
+	for op, want := range map[uint32][3]bool{ // for 4, 5 and 6, compared with 5
+		unix.NFT_CMP_EQ: {false, true, false}, unix.NFT_CMP_NEQ: {true, false, true},
+		unix.NFT_CMP_LT: {true, false, false}, unix.NFT_CMP_LTE: {true, true, false},
+		unix.NFT_CMP_GT: {false, false, true}, unix.NFT_CMP_GTE: {false, true, true},
+	} {
+		r, not := cmpRange(op, []byte{0, 5})
+		for i, v := range []byte{4, 5, 6} {
+			if got := r.holds([]byte{0, v}) != not; got != want[i] {
+				t.Errorf("operator %d: %d and 5: %t", op, v, got)
+			}
+		}
+	}
+}
+
 func TestMerge(t *testing.T) {
 	r := func(from, to byte) Range { return Range{[]byte{from}, []byte{to}} }
 	for _, tt := range []struct{ in, want []Range }{
