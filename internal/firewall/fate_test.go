@@ -146,7 +146,7 @@ func TestFateBeforeConntrack(t *testing.T) {
 		{"later it is NEW", table("mangle", "-A PREROUTING -m conntrack --ctstate INVALID -j DROP"), incoming, Accepted},
 		{"notrack", table("raw", "-A PREROUTING -p tcp -j CT --notrack") + table("mangle", "-A PREROUTING -m conntrack --ctstate UNTRACKED -j DROP"), incoming, Denied},
 		{"perhaps notrack", table("raw", "-A PREROUTING -s 10.0.0.0/8 -j NOTRACK") + table("mangle", "-A PREROUTING -m conntrack --ctstate UNTRACKED -j DROP"), incoming, Depends},
-		{"notrack after a perhaps", table("raw", "-A PREROUTING -s 10.0.0.0/8 -j RETURN\n-A PREROUTING -j NOTRACK") + table("mangle", "-A PREROUTING -m conntrack --ctstate UNTRACKED -j DROP"), incoming, Depends},
+		{"notrack after a perhaps", table("raw", "-A PREROUTING -s 10.0.0.0/8 -j RETURN\n-A PREROUTING -j LOG\n-A PREROUTING -j NOTRACK") + table("mangle", "-A PREROUTING -m conntrack --ctstate UNTRACKED -j DROP"), incoming, Depends},
 		{"nat is for NEW only", table("nat", "-A PREROUTING -j DROP"), func(p *Packet) { incoming(p); p.States = rules.Established }, Accepted},
 		{"nat", table("nat", "-A PREROUTING -j DROP"), incoming, Denied},
 		{"reverse path", table("mangle", "-A PREROUTING -m rpfilter --validmark --invert -j DROP"), incoming, Depends},
