@@ -77,6 +77,9 @@ func (s store) checkLock() error {
 	if err == nil {
 		err = trusted(fi)
 	}
+	if err == nil && fi.IsDir() {
+		err = errors.New("not a plain file")
+	}
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
