@@ -150,7 +150,7 @@ func startDetached(line []string) (stop func(), err error) {
 // guardEnv is the environment of a guard. It hands on what the programs of
 // iptables-legacy get, and nothing else that the caller may have set.
 func guardEnv() []string {
-	env := []string{"LC_ALL=C", "PATH=/usr/sbin:/sbin:/usr/bin:/bin"}
+	env := []string{"LC_ALL=C", "PATH=" + searchPath}
 	if lock := os.Getenv(rules.EnvLockFile); lock != "" {
 		env = append(env, rules.EnvLockFile+"="+lock)
 	}

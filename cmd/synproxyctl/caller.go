@@ -8,6 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// searchPath is where programs are looked for, whatever the caller's PATH says.
+const searchPath = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
+
+// forgetCaller keeps from the programs that this one starts what the caller has
+// left for them: they run with rights over the network that are not the caller's
+// to lend.
+func forgetCaller() error {
+	keepDescriptors()
+	return os.Setenv("PATH", searchPath)
+}
+
 // keepDescriptors keeps what the caller had open, beside the standard streams,
 // from the programs that this one starts: whatever it is, it is not for them.
 func keepDescriptors() {
