@@ -18,32 +18,32 @@ import (
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
-// talker is a connection to a client-first server that can be asked whether it is alive.
-type talker struct {
+// caller is a connection to a client-first server that can be asked whether it is alive.
+type caller struct {
 	net.Conn
 	r    *bufio.Reader
 	said int
 }
 
-func talkTo(t testing.TB, client *lab.Host, server netip.AddrPort) *talker {
+func callUp(t testing.TB, client *lab.Host, server netip.AddrPort) *caller {
 	t.Helper()
 	conn, err := client.Dial(t.Context(), server)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return &talker{Conn: conn, r: bufio.NewReader(conn)}
+	return &caller{Conn: conn, r: bufio.NewReader(conn)}
 }
 
 // talk exchanges a line, and fails the test if that takes longer than a second.
-func (c *talker) talk(t testing.TB) {
+func (c *caller) talk(t testing.TB) {
 	t.Helper()
 	if err := c.try(time.Second); err != nil {
 		t.Errorf("after %d lines: %v", c.said, err)
 	}
 }
 
-func (c *talker) try(within time.Duration) error {
+func (c *caller) try(within time.Duration) error {
 	c.said++
 	line := fmt.Sprintf("line %d\n", c.said)
 	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
@@ -107,7 +107,7 @@ func TestDrain(t *testing.T) {
 					}
 					before := inAnyOrder(dump(t, fw))
 					mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--mode", string(mode))
-					c, half := talkTo(t, topo.Client, web), talkTo(t, topo.Client, web)
+					c, half := callUp(t, topo.Client, web), callUp(t, topo.Client, web)
 					c.talk(t)
 					half.talk(t)
 					cmd, out, done := background(t, fw, "revert", "--json")
@@ -176,7 +176,7 @@ func TestDrainBounded(t *testing.T) {
 	before := dump(t, fw)
 	apply := []string{"apply", web.String()}
 	mustDo(t, fw, 0, apply...)
-	c := talkTo(t, topo.Client, web)
+	c := callUp(t, topo.Client, web)
 	c.talk(t)
 	draining := func(r map[string]any) {
 		t.Helper()
@@ -217,7 +217,7 @@ func TestDrainBounded(t *testing.T) {
 	mustDo(t, fw, 0, "verify")
 	allGood(t, topo.Client, web, lab.LoadConfig{Connections: 10, Mode: lab.ClientFirst})
 	// Given up.
-	c = talkTo(t, topo.Client, web)
+	c = callUp(t, topo.Client, web)
 	c.talk(t)
 	draining(mustDo(t, fw, 0, "revert", "--drain", "0s"))
 	if r := mustDo(t, fw, 0, "revert", "--now"); r["state"] != "absent" || number(t, r, "remaining") != 1 {

@@ -46,16 +46,16 @@ func TestDeclarative(t *testing.T) {
 				return added, deleted
 			}
 			before := dump(t, fw)
-			const perService, jumps = 5, 4 + 1 // security 1, mangle 3, filter 1; a jump to each chain, and the anchor
+			const perService, jumps = 5, 4 + 2 // security 1, mangle 3, filter 1; a jump to each chain, the anchor and the window
 			for _, step := range []struct {
 				args           []string
 				added, deleted int
 			}{
 				{[]string{a}, perService + jumps, 0},
 				{[]string{a, b}, perService, 0},
-				{[]string{b, a}, 0, 0},                                              // another order is not another protection
-				{[]string{a, b, c}, perService + jumps, 0},                          // the other family
-				{[]string{a, b, c, "--mss", "1400"}, 3, 3},                          // the SYNPROXY rules
+				{[]string{b, a}, 0, 0},                                          // another order is not another protection
+				{[]string{a, b, c}, perService + jumps, 0},                      // the other family
+				{[]string{a, b, c, "--mss", "1400"}, 3, 3},                      // the SYNPROXY rules
 				{[]string{a, b, c, "--mss", "1400", "--first", "client"}, 3, 3}, // drop instead of strip
 				{[]string{b, "--mss", "1400", "--first", "client"}, 0, 2*perService + jumps - 1},
 				{[]string{b, "--mss", "1400", "--first", "client", "--interface", "eth0"}, 3, 3},
@@ -300,7 +300,7 @@ func TestDrift(t *testing.T) {
 		topo := newTopology(t)
 		fw := topo.Firewall
 		target := lab.ServerV4.String() + ":80"
-		apply := append([]string{"apply", target, "--backend", backend, "--first", "server"}, explicit...)
+		apply := append([]string{"apply", target, "--backend", backend, "--first", "server", "--mode", "notrack"}, explicit...)
 		mustDo(t, fw, 0, apply...)
 		right := dump(t, fw)
 		pre := []string{"-t", "raw", "-d", lab.ServerV4.String() + "/32", "!", "-i", "lo", "-p", "tcp", "-m", "tcp", "--dport", "80", "--syn", "-j", "CT", "--notrack"}
@@ -311,11 +311,11 @@ func TestDrift(t *testing.T) {
 			"rule-missing":    ipt("-t", "raw", "-F", "SYNPROXYCTL_PRE"),
 			"rule-extra":      ipt(append([]string{"-A", "SYNPROXYCTL_PRE"}, pre...)...),
 			"rule-order":      func() { reorder(t, fw, backend) },
-			"jump-missing":    ipt("-D", "FORWARD", "-j", "SYNPROXYCTL_FWD"),
-			"jump-not-first":  ipt("-I", "FORWARD", "1", "-p", "udp", "-j", "ACCEPT"),
-			"jump-extra":      ipt("-A", "FORWARD", "-j", "SYNPROXYCTL_FWD"),
+			"jump-missing":    ipt("-t", "security", "-D", "FORWARD", "-j", "SYNPROXYCTL_FWD"),
+			"jump-not-first":  ipt("-t", "security", "-I", "FORWARD", "1", "-p", "udp", "-j", "ACCEPT"),
+			"jump-extra":      ipt("-t", "security", "-A", "FORWARD", "-j", "SYNPROXYCTL_FWD"),
 			"chain-left-over": ipt("-t", "raw", "-N", "SYNPROXYCTL_OLD"),
-			"foreign-jump":    ipt("-A", "FORWARD", "-p", "tcp", "-j", "SYNPROXYCTL_FWD"),
+			"foreign-jump":    ipt("-t", "security", "-A", "FORWARD", "-p", "tcp", "-j", "SYNPROXYCTL_FWD"),
 			"sysctl": func() {
 				if err := fw.SetSysctl("net.netfilter.nf_conntrack_tcp_loose", "1"); err != nil {
 					t.Fatal(err)
@@ -332,7 +332,7 @@ func TestDrift(t *testing.T) {
 				}
 				if code == "foreign-jump" {
 					mustDo(t, fw, 5, apply...)
-					run(t, fw, backend, "-D", "FORWARD", "-p", "tcp", "-j", "SYNPROXYCTL_FWD")
+					run(t, fw, backend, "-t", "security", "-D", "FORWARD", "-p", "tcp", "-j", "SYNPROXYCTL_FWD")
 					return
 				}
 				if done := mustDo(t, fw, 0, apply...); done["changed"] != true {
@@ -340,7 +340,7 @@ func TestDrift(t *testing.T) {
 				}
 				mustDo(t, fw, 0, "verify")
 				if code == "jump-not-first" {
-					run(t, fw, backend, "-D", "FORWARD", "-p", "udp", "-j", "ACCEPT")
+					run(t, fw, backend, "-t", "security", "-D", "FORWARD", "-p", "udp", "-j", "ACCEPT")
 				}
 				sameDump(t, right, dump(t, fw))
 			})
@@ -353,13 +353,13 @@ func TestDrift(t *testing.T) {
 func reorder(t *testing.T, fw *lab.Host, backend string) {
 	t.Helper()
 	var first string
-	for line := range strings.Lines(run(t, fw, backend, "-S", "SYNPROXYCTL_FWD")) {
+	for line := range strings.Lines(run(t, fw, backend, "-t", "mangle", "-S", "SYNPROXYCTL_FWD")) {
 		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "-A "); ok && first == "" {
 			first = rest
 		}
 	}
-	run(t, fw, backend, "-D", "SYNPROXYCTL_FWD", "1")
-	run(t, fw, backend, append([]string{"-A"}, strings.Fields(first)...)...)
+	run(t, fw, backend, "-t", "mangle", "-D", "SYNPROXYCTL_FWD", "1")
+	run(t, fw, backend, append([]string{"-t", "mangle", "-A"}, strings.Fields(first)...)...)
 }
 
 func codes(object map[string]any) []string {

@@ -284,6 +284,9 @@ func ruleLine(c protect.Change) string {
 	if c.Family == rules.IPv6 {
 		program = "ip6tables"
 	}
+	if c.Table == rules.Window {
+		return fmt.Sprintf("nft (%s output) %s", map[rules.Family]string{rules.IPv4: "ip", rules.IPv6: "ip6"}[c.Family], c.Rule)
+	}
 	verb := "-A"
 	if !strings.HasPrefix(c.Chain, rules.ChainPrefix) {
 		verb = "-I" // a jump stands first in its chain

@@ -43,51 +43,102 @@ func readNumber(path string) (int, error) {
 	return n, nil
 }
 
-// ProxiedConnections counts the connections of both families that a SYNPROXY
-// opened and that are established: entries of the conntrack table with the
-// attribute CTA_SYNPROXY, which `conntrack -L` does not show. With a match it
-// counts those whose original destination, as the client addressed it, is
-// matched; nil matches all.
+// WalkTCP calls visit for each TCP connection of both families in the conntrack
+// table. The table is streamed, never held; it changes while it is read, so a
+// connection that lives all the time is seen, and one that comes or goes may be.
+// When the kernel interrupts the dump, it begins again and visit sees entries
+// once more. An error of visit ends the walk and is returned wrapped.
 //
-// The table is streamed, never held. It needs CAP_NET_ADMIN, else the error is
-// [fs.ErrPermission]. A cancelled ctx ends the count with its error.
-func ProxiedConnections(ctx context.Context, match func(netip.AddrPort) bool) (int, error) {
-	for range maxDumps {
-		n, err := proxiedOnce(ctx, match)
-		if !errors.Is(err, nl.ErrDumpInterrupted) {
-			return n, err
-		}
-	}
-	return 0, fmt.Errorf("conntrack dump: %w %d times", nl.ErrDumpInterrupted, maxDumps)
+// It needs CAP_NET_ADMIN, else the error is [fs.ErrPermission]. A cancelled ctx
+// ends the walk with its error. Visit must not take long, and may ask the kernel.
+func WalkTCP(ctx context.Context, visit func(Conn) error) error {
+	return walkTCP(ctx, func() {}, visit)
 }
 
-func proxiedOnce(ctx context.Context, match func(netip.AddrPort) bool) (int, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, fmt.Errorf("conntrack dump: %w", err)
+// walkTCP is [WalkTCP] that calls begin before each attempt.
+func walkTCP(ctx context.Context, begin func(), visit func(Conn) error) error {
+	for range maxDumps {
+		begin()
+		err := walkOnce(ctx, visit)
+		if !errors.Is(err, nl.ErrDumpInterrupted) {
+			return err
+		}
 	}
-	const get = unix.NFNL_SUBSYS_CTNETLINK<<8 | nl.IPCTNL_MSG_CT_GET
-	req := nl.NewNetlinkRequest(get, unix.NLM_F_DUMP)
+	return fmt.Errorf("conntrack dump: %w %d times", nl.ErrDumpInterrupted, maxDumps)
+}
+
+func walkOnce(ctx context.Context, visit func(Conn) error) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("conntrack dump: %w", err)
+	}
+	req := nl.NewNetlinkRequest(ctnetlink(nl.IPCTNL_MSG_CT_GET), unix.NLM_F_DUMP)
 	// AF_UNSPEC dumps both families in one pass.
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
 
-	count := 0
 	var fault error
 	err := req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(msg []byte) bool {
 		if fault = ctx.Err(); fault != nil {
 			return false
 		}
-		c, err := parseConn(msg)
-		if err != nil {
-			fault = err
-			return false
+		var c Conn
+		if c, fault = parseConn(msg); fault == nil && c.transport == unix.IPPROTO_TCP {
+			fault = visit(c)
 		}
-		if c.proxied && c.state == tcpEstablished && (match == nil || match(c.dst)) {
-			count++
-		}
-		return true
+		return fault == nil
 	})
 	if err := errors.Join(fault, err); err != nil {
-		return 0, fmt.Errorf("conntrack dump: %w", err)
+		return fmt.Errorf("conntrack dump: %w", err)
+	}
+	return nil
+}
+
+// ctnetlink returns the type of a message of ctnetlink.
+func ctnetlink(command int) int { return unix.NFNL_SUBSYS_CTNETLINK<<8 | command }
+
+// countTCP counts the connections that want accepts.
+func countTCP(ctx context.Context, want func(Conn) bool) (int, error) {
+	count := 0
+	err := walkTCP(ctx, func() { count = 0 }, func(c Conn) error {
+		if want(c) {
+			count++
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
 	}
 	return count, nil
+}
+
+// ProxiedConnections counts the connections of both families that a SYNPROXY
+// opened and that are established: entries of the conntrack table with the
+// attribute CTA_SYNPROXY, which `conntrack -L` does not show. With a match it
+// counts those whose original destination, as the client addressed it, is
+// matched; nil matches all. The errors are those of [WalkTCP].
+func ProxiedConnections(ctx context.Context, match func(netip.AddrPort) bool) (int, error) {
+	return countTCP(ctx, func(c Conn) bool {
+		return c.Proxied && c.State == TCPEstablished && matched(match, c)
+	})
+}
+
+// AliveProxied counts the proxied connections that would break if SYNPROXY's
+// hooks went now: those of [ProxiedConnections], and those that are only half
+// closed or not yet seen to be open ([TCPState.Alive]).
+func AliveProxied(ctx context.Context, match func(netip.AddrPort) bool) (int, error) {
+	return countTCP(ctx, func(c Conn) bool {
+		return c.Proxied && c.State.Alive() && matched(match, c)
+	})
+}
+
+// RoutedConnections counts the established TCP connections to matched original
+// destinations that no SYNPROXY opened; nil matches all. They are known to
+// connection tracking, so they survive the switch to SYNPROXY.
+func RoutedConnections(ctx context.Context, match func(netip.AddrPort) bool) (int, error) {
+	return countTCP(ctx, func(c Conn) bool {
+		return !c.Proxied && c.State == TCPEstablished && matched(match, c)
+	})
+}
+
+func matched(match func(netip.AddrPort) bool, c Conn) bool {
+	return match == nil || match(c.Original.Dst)
 }

@@ -5,23 +5,45 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // The attributes of a conntrack entry that matter here, as numbered in
 // include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const (
-	ctaTupleOrig     = 1
-	ctaProtoInfo     = 4
-	ctaSynproxy      = 24
-	ctaTupleIP       = 1
-	ctaTupleProto    = 2
-	ctaIPv4Dst       = 2
-	ctaIPv6Dst       = 4
-	ctaProtoDstPort  = 3
-	ctaProtoInfoTCP  = 1
-	ctaProtoTCPState = 1
+	ctaTupleOrig  = 1
+	ctaTupleReply = 2
+	ctaStatus     = 3
+	ctaProtoInfo  = 4
+	ctaTimeout    = 7
+	ctaMark       = 8
+	ctaID         = 12
+	ctaZone       = 18
+	ctaSynproxy   = 24
 
-	tcpEstablished = 3 // TCP_CONNTRACK_ESTABLISHED
+	ctaTupleIP    = 1
+	ctaTupleProto = 2
+	ctaTupleZone  = 3
+
+	ctaIPv4Src = 1
+	ctaIPv4Dst = 2
+	ctaIPv6Src = 3
+	ctaIPv6Dst = 4
+
+	ctaProtoNum     = 1
+	ctaProtoSrcPort = 2
+	ctaProtoDstPort = 3
+
+	ctaProtoInfoTCP           = 1
+	ctaProtoTCPState          = 1
+	ctaProtoTCPWScaleOriginal = 2
+	ctaProtoTCPWScaleReply    = 3
+	ctaProtoTCPFlagsOriginal  = 4
+	ctaProtoTCPFlagsReply     = 5
+
+	ctaSynproxyISN   = 1
+	ctaSynproxyITS   = 2
+	ctaSynproxyTSOff = 3
 )
 
 const (
@@ -30,91 +52,157 @@ const (
 	nlaTypeMask = 1<<14 - 1
 )
 
-// A conn is one entry of the conntrack table.
-type conn struct {
-	proxied bool
-	state   uint8          // 0 unless it is TCP
-	dst     netip.AddrPort // the original direction's; port 0 where it has none
-}
-
 var errTruncated = errors.New("truncated netlink attribute")
 
 // parseConn reads one ctnetlink message, from its struct nfgenmsg on.
-func parseConn(msg []byte) (conn, error) {
+func parseConn(msg []byte) (Conn, error) {
 	if len(msg) < nfgenmsgLen {
-		return conn{}, errTruncated
+		return Conn{}, errTruncated
 	}
-	var c conn
-	err := attributes(msg[nfgenmsgLen:], func(typ uint16, data []byte) error {
+	var c Conn
+	err := attributes(msg[nfgenmsgLen:], func(typ uint16, data []byte) (err error) {
 		switch typ {
-		case ctaSynproxy:
-			c.proxied = true
 		case ctaTupleOrig:
-			return c.parseTuple(data)
+			err = c.parseTuple(&c.Original, data)
+		case ctaTupleReply:
+			err = c.parseTuple(&c.Reply, data)
 		case ctaProtoInfo:
-			return c.parseProtoInfo(data)
+			err = c.parseProtoInfo(data)
+		case ctaSynproxy:
+			err = c.parseSynproxy(data)
+		case ctaStatus:
+			var n uint32
+			n, err = number[uint32]("status", data)
+			c.Status = Status(n)
+		case ctaTimeout:
+			var n uint32
+			n, err = number[uint32]("timeout", data)
+			c.Timeout = time.Duration(n) * time.Second
+		case ctaMark:
+			c.mark, err = number[uint32]("mark", data)
+		case ctaID:
+			c.id, err = number[uint32]("identity", data)
+		case ctaZone:
+			c.Zone, err = number[uint16]("zone", data)
 		}
-		return nil
+		return err
 	})
 	if err != nil {
-		return conn{}, err
+		return Conn{}, err
 	}
 	return c, nil
 }
 
-func (c *conn) parseTuple(data []byte) error {
+func (c *Conn) parseTuple(t *Tuple, data []byte) error {
 	var (
-		addr netip.Addr
-		port uint16
+		src, dst         netip.Addr
+		srcPort, dstPort uint16
 	)
 	err := attributes(data, func(typ uint16, data []byte) error {
 		switch typ {
 		case ctaTupleIP:
-			return attributes(data, func(typ uint16, data []byte) error {
-				if typ != ctaIPv4Dst && typ != ctaIPv6Dst {
-					return nil
+			return attributes(data, func(typ uint16, data []byte) (err error) {
+				switch typ {
+				case ctaIPv4Src, ctaIPv6Src:
+					src, err = address(typ == ctaIPv4Src, data)
+				case ctaIPv4Dst, ctaIPv6Dst:
+					dst, err = address(typ == ctaIPv4Dst, data)
 				}
-				a, ok := netip.AddrFromSlice(data)
-				if !ok || a.Is4() != (typ == ctaIPv4Dst) {
-					return fmt.Errorf("address of %d bytes", len(data))
-				}
-				addr = a
-				return nil
+				return err
 			})
 		case ctaTupleProto:
-			return attributes(data, func(typ uint16, data []byte) error {
-				if typ != ctaProtoDstPort {
-					return nil
+			return attributes(data, func(typ uint16, data []byte) (err error) {
+				switch typ {
+				case ctaProtoNum:
+					c.transport, err = octet("protocol", data)
+				case ctaProtoSrcPort:
+					srcPort, err = number[uint16]("port", data)
+				case ctaProtoDstPort:
+					dstPort, err = number[uint16]("port", data)
 				}
-				if len(data) != 2 {
-					return fmt.Errorf("port of %d bytes", len(data))
-				}
-				port = binary.BigEndian.Uint16(data)
-				return nil
+				return err
 			})
+		case ctaTupleZone:
+			c.zoned = true
 		}
 		return nil
 	})
-	c.dst = netip.AddrPortFrom(addr, port)
+	t.Src, t.Dst = netip.AddrPortFrom(src, srcPort), netip.AddrPortFrom(dst, dstPort)
 	return err
 }
 
-func (c *conn) parseProtoInfo(data []byte) error {
+func (c *Conn) parseProtoInfo(data []byte) error {
 	return attributes(data, func(typ uint16, data []byte) error {
 		if typ != ctaProtoInfoTCP {
 			return nil
 		}
-		return attributes(data, func(typ uint16, data []byte) error {
-			if typ != ctaProtoTCPState {
-				return nil
+		return attributes(data, func(typ uint16, data []byte) (err error) {
+			var n uint8
+			switch typ {
+			case ctaProtoTCPState:
+				n, err = octet("TCP state", data)
+				c.State = TCPState(n)
+			case ctaProtoTCPWScaleOriginal:
+				c.WScaleOriginal, err = octet("window scale", data)
+			case ctaProtoTCPWScaleReply:
+				c.WScaleReply, err = octet("window scale", data)
+			case ctaProtoTCPFlagsOriginal:
+				c.FlagsOriginal, err = tcpFlags(data)
+			case ctaProtoTCPFlagsReply:
+				c.FlagsReply, err = tcpFlags(data)
 			}
-			if len(data) != 1 {
-				return fmt.Errorf("TCP state of %d bytes", len(data))
-			}
-			c.state = data[0]
-			return nil
+			return err
 		})
 	})
+}
+
+// parseSynproxy reads the sequence number, the timestamp and the offset that a
+// SYNPROXY notes when it opens the connection to the server.
+func (c *Conn) parseSynproxy(data []byte) error {
+	c.synproxy = true
+	return attributes(data, func(typ uint16, data []byte) error {
+		if typ < ctaSynproxyISN || typ > ctaSynproxyTSOff {
+			return nil
+		}
+		n, err := number[uint32]("SYNPROXY value", data)
+		c.Proxied = c.Proxied || n != 0
+		return err
+	})
+}
+
+func address(v4 bool, data []byte) (netip.Addr, error) {
+	a, ok := netip.AddrFromSlice(data)
+	if !ok || a.Is4() != v4 {
+		return netip.Addr{}, fmt.Errorf("address of %d bytes", len(data))
+	}
+	return a, nil
+}
+
+func octet(what string, data []byte) (uint8, error) {
+	if len(data) != 1 {
+		return 0, fmt.Errorf("%s of %d bytes", what, len(data))
+	}
+	return data[0], nil
+}
+
+// number reads a number in network byte order.
+func number[T uint16 | uint32](what string, data []byte) (T, error) {
+	var n T
+	if binary.Size(n) != len(data) {
+		return 0, fmt.Errorf("%s of %d bytes", what, len(data))
+	}
+	for _, b := range data {
+		n = n<<8 | T(b)
+	}
+	return n, nil
+}
+
+// tcpFlags reads a struct nf_ct_tcp_flags: the flags and a mask.
+func tcpFlags(data []byte) (TCPFlags, error) {
+	if len(data) != 2 {
+		return 0, fmt.Errorf("TCP flags of %d bytes", len(data))
+	}
+	return TCPFlags(data[0]), nil
 }
 
 // attributes calls visit for each attribute in data, without the flags for

@@ -1,9 +1,15 @@
-// Package kernel reads what the product needs to know of the running kernel
-// and that is neither a rule nor a setting: SYNPROXY's counters, the proxied
-// connections, routes, interfaces, capabilities and the identity of the
-// network namespace.
+// Package kernel knows what the product needs of the running kernel and that is
+// neither a rule nor a setting: SYNPROXY's counters, the tracked connections
+// and the local sockets, routes, interfaces, capabilities and the identity of
+// the network namespace.
 //
 // Everything is about the network namespace of the calling thread. A caller
 // that has changed it must have called [runtime.LockOSThread] and must stay on
-// that goroutine. The package only reads; it changes nothing in the kernel.
+// that goroutine.
+//
+// The package changes two things only, both entries of the conntrack table:
+// [Carry] adds those of connections that began before anything was tracked, and
+// [Forget] and [ForgetHalfOpen] delete those of handshakes that SYNPROXY would
+// stumble over. ([Tracking] deletes the entry of its own datagram.) It sets up
+// no rule and no hook, and never flushes the table.
 package kernel

@@ -135,7 +135,7 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	}
 	families := familiesOf(o.Services, p.old)
 	next := policyOf(o.Services)
-	next.Anchors = families
+	next.Anchors, next.Window = families, rules.CanOpenWindow(ctx)
 	p.want, p.via = next.Ruleset(), p.old.policy().Close(next).Ruleset()
 	if err := h.chooseBackend(ctx, p, o.Backend); err != nil {
 		return nil, err
@@ -150,7 +150,7 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	if err := p.nextRecord(ctx, o); err != nil {
 		return nil, err
 	}
-	p.new.Families = families
+	p.new.Families, p.new.Window = families, next.Window
 	if p.earlier, err = h.connections(ctx, p, o); err != nil {
 		return nil, err
 	}

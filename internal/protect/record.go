@@ -39,6 +39,8 @@ type record struct {
 	Unknown bool `json:"settings_unknown,omitempty"`
 	// Families are those of which connections have passed the proxy.
 	Families []rules.Family `json:"families"`
+	// Window tells that the kernel can open the window of the proxy's SYN+ACK.
+	Window bool `json:"window,omitempty"`
 	// Warming tells that loose tracking may be on for a warm-up, though it was
 	// off before.
 	Warming bool `json:"warming,omitempty"`
@@ -185,6 +187,6 @@ func (r *record) policy() rules.Policy {
 		return rules.Policy{Anchors: r.Families}
 	}
 	p := policyOf(r.Services)
-	p.Anchors = r.Families
+	p.Anchors, p.Window = r.Families, r.Window
 	return p
 }

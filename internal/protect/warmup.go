@@ -2,6 +2,7 @@ package protect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -54,8 +55,12 @@ const (
 func (h *Host) connections(ctx context.Context, p *plan, o Order) (Earlier, error) {
 	c := Earlier{Tracked: true}
 	for _, f := range p.new.Families {
-		watching, err := kernel.Tracking(ctx, f == rules.IPv6)
-		if err != nil {
+		family := kernel.IPv4
+		if f == rules.IPv6 {
+			family = kernel.IPv6
+		}
+		watching, err := kernel.Tracking(ctx, family)
+		if err != nil && !errors.Is(err, kernel.ErrCannotTell) { // then it is safe to take it for no
 			return c, fmt.Errorf("conntrack: %w", err)
 		}
 		if !watching {
@@ -150,8 +155,13 @@ func (h *Host) warmUp(ctx context.Context, p *plan, u *undo, retreat func(contex
 	if err != nil {
 		return nil, fmt.Errorf("connections of this host: %w", err)
 	}
+	var found []Finding
 	if _, err := kernel.Carry(ctx, sockets); err != nil {
-		return nil, fmt.Errorf("carry connections over: %w", err)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		found = append(found, finding(Warn, "connections-not-carried", "see net.netfilter.nf_conntrack_max",
+			"some idle connections of this host could not be carried over: %v", err))
 	}
 	if err := h.step(ctx, "carried"); err != nil {
 		return nil, err
@@ -166,7 +176,7 @@ func (h *Host) warmUp(ctx context.Context, p *plan, u *undo, retreat func(contex
 		return nil, err
 	}
 	p.earlier.Routed = &n
-	return nil, nil
+	return found, nil
 }
 
 // flip changes a setting that has to change for a while only.
@@ -200,9 +210,7 @@ func (h *Host) forgetStale(ctx context.Context, p *plan, switched time.Time) ([]
 		if err := h.wait(ctx, "handshakes end", time.Until(switched.Add(handshakeFlight))); err != nil {
 			return nil, err
 		}
-		if stale, err = kernel.HalfOpen(ctx, begins); err == nil {
-			_, err = kernel.Forget(ctx, stale)
-		}
+		_, err = kernel.ForgetHalfOpen(ctx, begins)
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)

@@ -64,7 +64,7 @@ func Plan(have, want Ruleset) []Step {
 // filled: what accepts and judges comes before what answers SYNs. Among them
 // are those that only an earlier version of this package used.
 func otherTables(rs Ruleset) []Table {
-	list := []Table{Filter, NAT, Mangle, Security}
+	list := []Table{Filter, NAT, Mangle, Window, Security}
 	for _, ids := range [][]chainID{sortedIDs(rs.chains), sortedIDs(rs.jumps)} {
 		for _, id := range ids {
 			if id.table != Raw && !slices.Contains(list, id.table) {

@@ -36,7 +36,7 @@ func (p Policy) Rules() []Rule {
 			if s.Family() == family {
 				b.diverted(s)
 				b.judged(s)
-				anchored = true
+				anchored, b.answering = true, true
 			}
 		}
 		for _, s := range p.Closing {
@@ -44,6 +44,9 @@ func (p Policy) Rules() []Rule {
 				b.judged(s)
 				anchored = true
 			}
+		}
+		if p.Window && b.answering {
+			b.rules = append(b.rules, Rule{Family: family, Table: Window, Chain: chainWindow, Foreign: windowText})
 		}
 		if anchored {
 			b.add(Filter, chainAnchor, SYNPROXY{}, TCP{})
@@ -56,8 +59,9 @@ func (p Policy) Rules() []Rule {
 
 // builder collects the rules of one family.
 type builder struct {
-	family Family
-	rules  []Rule
+	family    Family
+	rules     []Rule
+	answering bool // there is a service whose SYNs are answered
 }
 
 func (b *builder) add(table Table, chain string, target Target, matches ...Match) {

@@ -217,6 +217,8 @@ type Policy struct {
 	// Closing are services that are being given up: their SYNs go to the
 	// backend again, and the cookies that are still on their way are judged.
 	Closing []Service `json:"closing,omitempty"`
+	// Window asks for what opens the window of the proxy's SYN+ACK; see [Window].
+	Window bool `json:"window,omitempty"`
 	// Anchors are the families whose proxied connections must live on: the
 	// kernel translates their timestamps only as long as some SYNPROXY rule of
 	// the family exists. Those of the services are among them, named or not.

@@ -45,6 +45,9 @@ func prefix(f Family) string {
 func (x *xtables) Name() string { return x.name }
 
 func (x *xtables) Render(s Step) string {
+	if s.Table == Window {
+		return x.renderWindow(s)
+	}
 	return "# " + x.restore[s.Family] + " --noflush\n" + s.Script()
 }
 
@@ -57,7 +60,8 @@ func (x *xtables) List(ctx context.Context) (Ruleset, error) {
 		}
 		dumps = append(dumps, d)
 	}
-	return Extract(dumps...), nil
+	rs := Extract(dumps...)
+	return rs, x.listWindow(rs)
 }
 
 func (x *xtables) dump(ctx context.Context, f Family) (Dump, error) {
@@ -92,6 +96,12 @@ func legacyTables(f Family) bool {
 const lockWait = "10"
 
 func (x *xtables) Apply(ctx context.Context, s Step) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if s.Table == Window {
+		return x.applyWindow(s)
+	}
 	_, err := run(ctx, x.restore[s.Family], []byte(s.Script()), "--noflush", "--wait", lockWait)
 	var failed *ProgramError
 	if errors.As(err, &failed) && failed.outdated() {

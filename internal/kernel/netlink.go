@@ -1,0 +1,155 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// maxBatch is how many requests go to the kernel at once. Their answers have to
+// fit into the socket's receive buffer, whose default holds some hundreds.
+const maxBatch = 32
+
+// A request is one message of ctnetlink.
+type request struct {
+	command int    // IPCTNL_MSG_CT_*
+	flags   uint16 // beside NLM_F_REQUEST and, unless it is a question, NLM_F_ACK
+	payload []byte // from the struct nfgenmsg on
+}
+
+// An answer is what the kernel said to one request.
+type answer struct {
+	err  error  // nil, or an errno
+	data []byte // the entry that was asked for
+}
+
+// question tells that the answer is an entry or an error, without an
+// acknowledgement of its own.
+func (r request) question() bool { return r.command == nl.IPCTNL_MSG_CT_GET }
+
+// A dialogue sends requests to ctnetlink, many in one system call, which
+// neither package of netlink that we use does.
+type dialogue struct {
+	fd  int
+	seq uint32
+	buf []byte
+}
+
+func openDialogue() (*dialogue, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("ctnetlink: %w", err)
+	}
+	d := &dialogue{fd: fd, buf: make([]byte, 64<<10)}
+	// The kernel answers before it returns from sendto(2). The timeout is for a
+	// kernel that does not.
+	err = errors.Join(
+		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}),
+		// An error does not bring our request back.
+		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
+	)
+	if err != nil {
+		d.close()
+		return nil, fmt.Errorf("ctnetlink: %w", err)
+	}
+	return d, nil
+}
+
+func (d *dialogue) close() { _ = unix.Close(d.fd) }
+
+// ask sends at most [maxBatch] requests and returns an answer to each. The error
+// concerns all of them; it is [fs.ErrPermission] without CAP_NET_ADMIN.
+func (d *dialogue) ask(requests []request) ([]answer, error) {
+	if len(requests) == 0 {
+		return nil, nil
+	}
+	if len(requests) > maxBatch {
+		return nil, fmt.Errorf("ctnetlink: %d requests at once", len(requests))
+	}
+	first := d.seq + 1
+	var out []byte
+	for _, r := range requests {
+		d.seq++
+		out = appendMessage(out, d.seq, r)
+	}
+	if err := unix.Sendto(d.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, fmt.Errorf("ctnetlink: %w", err)
+	}
+	answers := make([]answer, len(requests))
+	for open := len(requests); open > 0; {
+		n, from, err := unix.Recvfrom(d.fd, d.buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("ctnetlink: %w", err)
+		}
+		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
+			continue // not from the kernel
+		}
+		done, err := parseAnswers(d.buf[:n], first, answers)
+		if err != nil {
+			return nil, fmt.Errorf("ctnetlink: %w", err)
+		}
+		open -= done
+	}
+	return answers, nil
+}
+
+func appendMessage(out []byte, seq uint32, r request) []byte {
+	out = binary.NativeEndian.AppendUint32(out, uint32(unix.NLMSG_HDRLEN+len(r.payload)))
+	out = binary.NativeEndian.AppendUint16(out, uint16(ctnetlink(r.command)))
+	flags := unix.NLM_F_REQUEST | r.flags
+	if !r.question() {
+		flags |= unix.NLM_F_ACK
+	}
+	out = binary.NativeEndian.AppendUint16(out, flags)
+	out = binary.NativeEndian.AppendUint32(out, seq)
+	out = binary.NativeEndian.AppendUint32(out, 0) // from: the kernel knows
+	out = append(out, r.payload...)
+	return append(out, make([]byte, -len(r.payload)&3)...)
+}
+
+// parseAnswers reads the netlink messages in data, which answer requests
+// numbered from first on, and returns how many of them are settled.
+func parseAnswers(data []byte, first uint32, answers []answer) (done int, err error) {
+	for len(data) > 0 {
+		if len(data) < unix.NLMSG_HDRLEN {
+			return done, errTruncated
+		}
+		size := binary.NativeEndian.Uint32(data)
+		typ := binary.NativeEndian.Uint16(data[4:])
+		index := binary.NativeEndian.Uint32(data[8:]) - first
+		if size < unix.NLMSG_HDRLEN || uint64(size) > uint64(len(data)) {
+			return done, errTruncated
+		}
+		payload := data[unix.NLMSG_HDRLEN:size]
+		data = data[min((uint64(size)+3)&^3, uint64(len(data))):]
+		if uint64(index) >= uint64(len(answers)) {
+			continue // the rest of an earlier dialogue
+		}
+		if typ != unix.NLMSG_ERROR {
+			// Entries come in answer to questions only, one to each.
+			answers[index].data = append([]byte(nil), payload...)
+			done++
+			continue
+		}
+		if len(payload) < 4 {
+			return done, errTruncated
+		}
+		done++
+		answers[index].err = nil
+		if errno := int32(binary.NativeEndian.Uint32(payload)); errno != 0 {
+			answers[index].err = unix.Errno(-errno)
+		}
+		// Without the right, the kernel refuses all requests in one answer.
+		if errors.Is(answers[index].err, unix.EPERM) {
+			return done, answers[index].err
+		}
+	}
+	return done, nil
+}
