@@ -121,7 +121,7 @@ func (p *plan) changes() bool { return len(p.steps) > 0 || len(p.others) > 0 || 
 // same reports whether nothing has to be done, not even to the record.
 func (p *plan) same() bool {
 	return !p.changes() && p.old != nil && p.old.Backend == p.new.Backend && reflect.DeepEqual(p.old.Services, p.new.Services) &&
-		!p.old.Draining && p.old.Pending == nil && p.new.Pending == nil
+		!p.old.Draining && !p.old.Unwatched && p.old.Pending == nil && p.new.Pending == nil
 }
 
 // closes reports whether services go whose cookies may be on their way.
@@ -174,6 +174,7 @@ func (h *Host) planWarmup(p *plan) error {
 	if p.earlier.Tracked {
 		return nil
 	}
+	p.new.Unwatched = true
 	guards, err := h.guardSettings()
 	if err != nil {
 		return err

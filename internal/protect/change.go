@@ -79,7 +79,7 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) ([]Finding
 	}
 	before, _ := kernel.ReadSynproxyStats() // absent: nothing was answered yet
 	retreat := func(ctx context.Context) error { return h.retreat(ctx, s, p, u, before) }
-	found, err := h.warmUp(ctx, p, u, retreat)
+	found, err := h.warmUp(ctx, s, p, u, retreat)
 	if err != nil {
 		return nil, err
 	}
@@ -114,12 +114,6 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) ([]Finding
 		}
 		if err := h.reach(ctx, p.backend, p.want); err != nil {
 			return nil, fmt.Errorf("rules: %w", err)
-		}
-	}
-	if p.new.Warming {
-		p.new.Warming = false
-		if err := s.save(p.new); err != nil {
-			return nil, err
 		}
 	}
 	return found, h.step(ctx, "changed")
@@ -175,7 +169,7 @@ func (h *Host) retreat(ctx context.Context, s store, p *plan, u *undo, before ke
 func (p *plan) keepAnchors() *record {
 	if p.old == nil {
 		rec := *p.new
-		rec.Draining, rec.Pending, rec.Sysctls, rec.Warming = true, nil, nil, false
+		rec.Draining, rec.Pending, rec.Sysctls, rec.Warming, rec.Unwatched = true, nil, nil, false, false
 		return &rec
 	}
 	rec := *p.old
