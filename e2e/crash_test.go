@@ -24,6 +24,8 @@ type sequence struct {
 	do   deed
 	held bool // proxied connections are open while it runs
 	lost bool // proxied connections may be given up by it
+	// unwatched tells that conntrack is off before. There is then one service, on the firewall itself.
+	unwatched bool
 }
 
 // web returns a service on the server, which speaks second.
@@ -54,8 +56,10 @@ var (
 )
 
 func sequences() []sequence {
-	none := time.Duration(0)
+	none, warmup := time.Duration(0), 200*time.Millisecond
+	own := webService(lab.FirewallV4, 80, rules.ModeTracked, func(s *protect.Service) { s.Hook = rules.Input })
 	return []sequence{
+		{name: "first apply, warm-up", to: []protect.Service{own}, do: deed{Do: "apply", Warmup: &warmup}, unwatched: true},
 		{name: "first apply", to: firstServices, do: deed{Do: "apply"}},
 		{name: "change", from: firstServices, to: secondServices, do: deed{Do: "apply"}, held: true},
 		{name: "move", from: firstServices, to: firstServices, move: true, do: deed{Do: "apply"}, held: true},
@@ -121,8 +125,9 @@ type lane struct {
 	target    string // of the protection after
 	absent    string // how the host is without protection
 	wanted    string // how it is when the sequence has succeeded
-	old       []*talker
-	proxied   []*talker
+	old       []*caller
+	idle      []*caller // that say nothing until all is over
+	proxied   []*caller
 	addresses []netip.AddrPort
 }
 
@@ -133,17 +138,23 @@ func newLane(t *testing.T, seq sequence, backend string) *lane {
 	if seq.move {
 		l.target = another(backend)
 	}
-	for _, port := range []uint16{80, 81, 82, 90} {
-		l.addresses = append(l.addresses, on4.serve(t, l.topo, port, lab.ServerConfig{Mode: lab.ClientFirst}))
+	if seq.unwatched {
+		l.addresses = append(l.addresses, place{rules.Input, rules.IPv4}.serve(t, l.topo, 80, lab.ServerConfig{Mode: lab.ClientFirst}))
+		for _, table := range line("raw mangle filter security") { // which cannot be unmade
+			run(t, l.fw, "iptables-legacy", "-t", table, "-S")
+		}
+	} else {
+		for _, port := range []uint16{80, 81, 82, 90} {
+			l.addresses = append(l.addresses, on4.serve(t, l.topo, port, lab.ServerConfig{Mode: lab.ClientFirst}))
+		}
+		l.addresses = append(l.addresses, place{rules.Forward, rules.IPv6}.serve(t, l.topo, 80, lab.ServerConfig{Mode: lab.ClientFirst}))
+		foreignRules(t, l.fw)
+		runInput(t, l.fw, trackAll, "nft", "-f", "-")
 	}
-	l.addresses = append(l.addresses, place{rules.Forward, rules.IPv6}.serve(t, l.topo, 80, lab.ServerConfig{Mode: lab.ClientFirst}))
-	trackAll(t, l.fw)
 	for _, a := range l.addresses {
-		l.old = append(l.old, talkTo(t, l.topo.Client, a))
+		l.old = append(l.old, callUp(t, l.topo.Client, a))
 	}
 	l.talk("before everything", l.old)
-	// The tables of iptables-legacy cannot be unmade.
-	foreignRules(t, l.fw)
 	l.absent = l.state()
 	l.reset()
 	if seq.to != nil {
@@ -151,14 +162,6 @@ func newLane(t *testing.T, seq sequence, backend string) *lane {
 		l.wanted = l.state()
 	}
 	return l
-}
-
-// trackAll makes a host watch all connections, as most firewalls do.
-func trackAll(t testing.TB, host *lab.Host) {
-	t.Helper()
-	for _, program := range []string{"iptables-nft", "ip6tables-nft"} {
-		run(t, host, program, "-A", "FORWARD", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
-	}
 }
 
 // state is everything that the protection is on a host: in the kernel and in its record.
@@ -169,7 +172,10 @@ func (l *lane) state() string {
 
 func (l *lane) apply(services []protect.Service, backend string) {
 	l.t.Helper()
-	on(l.t, l.fw, func() error { return applyIn(&protect.Host{LockTimeout: time.Minute}, services, backend) })
+	on(l.t, l.fw, func() error {
+		_, err := (&protect.Host{LockTimeout: time.Minute}).Apply(l.t.Context(), protect.Order{Services: services, Backend: backend, Warmup: l.seq.do.Warmup})
+		return err
+	})
 }
 
 // reset leads the host to where the sequence begins.
@@ -179,10 +185,14 @@ func (l *lane) reset() {
 		c.Close()
 	}
 	l.proxied = nil
+	l.quiet()
 	on(l.t, l.fw, func() error {
 		_, err := (&protect.Host{LockTimeout: time.Minute}).Revert(l.t.Context(), protect.Removal{Now: true})
 		return err
 	})
+	if l.seq.unwatched {
+		l.idle = append(l.idle, callUp(l.t, l.topo.Client, l.addresses[0]))
+	}
 	if l.seq.from == nil {
 		return
 	}
@@ -191,13 +201,23 @@ func (l *lane) reset() {
 		return
 	}
 	for _, s := range l.seq.from {
-		l.proxied = append(l.proxied, talkTo(l.t, l.topo.Client, netip.AddrPortFrom(s.Destination.Addr(), s.Port)))
+		l.proxied = append(l.proxied, callUp(l.t, l.topo.Client, netip.AddrPortFrom(s.Destination.Addr(), s.Port)))
 	}
 	l.talk("before the deed", l.proxied)
 }
 
+// quiet ends the connections that said nothing so far.
+func (l *lane) quiet() {
+	l.t.Helper()
+	l.talk("all over, idle", l.idle)
+	for _, c := range l.idle {
+		c.Close()
+	}
+	l.idle = nil
+}
+
 // talk speaks on open connections, which must answer within a second.
-func (l *lane) talk(when string, list []*talker) {
+func (l *lane) talk(when string, list []*caller) {
 	l.t.Helper()
 	for _, c := range list {
 		if err := c.try(time.Second); err != nil {
@@ -273,6 +293,7 @@ func (l *lane) aftermath(ending string) {
 	if ending == "apply" && l.seq.to != nil {
 		l.apply(l.seq.to, l.target)
 		l.works("after apply", !l.seq.lost)
+		l.quiet()
 		mustDo(l.t, l.fw, 0, "verify")
 		sameDump(l.t, l.wanted, l.state())
 		return
@@ -307,6 +328,7 @@ func (l *lane) aftermath(ending string) {
 		l.t.Errorf("revert: %v", err)
 	}
 	l.works("after revert", false)
+	l.quiet()
 	sameDump(l.t, l.absent, l.state())
 }
 
