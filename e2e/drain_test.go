@@ -1,13 +1,10 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -18,45 +15,12 @@ import (
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
-// caller is a connection to a client-first server that can be asked whether it is alive.
-type caller struct {
-	net.Conn
-	r    *bufio.Reader
-	said int
-}
-
-func callUp(t testing.TB, client *lab.Host, server netip.AddrPort) *caller {
+// alive fails the test if a connection does not answer.
+func alive(t testing.TB, l *talker) {
 	t.Helper()
-	conn, err := client.Dial(t.Context(), server)
-	if err != nil {
-		t.Fatal(err)
+	if err := l.talk(); err != nil {
+		t.Error(err)
 	}
-	t.Cleanup(func() { conn.Close() })
-	return &caller{Conn: conn, r: bufio.NewReader(conn)}
-}
-
-// talk exchanges a line, and fails the test if that takes longer than a second.
-func (c *caller) talk(t testing.TB) {
-	t.Helper()
-	if err := c.try(time.Second); err != nil {
-		t.Errorf("after %d lines: %v", c.said, err)
-	}
-}
-
-func (c *caller) try(within time.Duration) error {
-	c.said++
-	line := fmt.Sprintf("line %d\n", c.said)
-	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
-		return err
-	}
-	if _, err := io.WriteString(c, line); err != nil {
-		return err
-	}
-	answer, err := c.r.ReadString('\n')
-	if err == nil && answer != line {
-		err = fmt.Errorf("answer %q", answer)
-	}
-	return err
 }
 
 // background runs the program under test and returns what ends with it.
@@ -107,9 +71,7 @@ func TestDrain(t *testing.T) {
 					}
 					before := inAnyOrder(dump(t, fw))
 					mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--mode", string(mode))
-					c, half := callUp(t, topo.Client, web), callUp(t, topo.Client, web)
-					c.talk(t)
-					half.talk(t)
+					c, half := dialTalker(t, "whole", topo.Client, web), dialTalker(t, "half", topo.Client, web)
 					cmd, out, done := background(t, fw, "revert", "--json")
 					until(t, "the namespace drains", func() bool {
 						st := mustDo(t, fw, 0, "status")
@@ -118,34 +80,34 @@ func TestDrain(t *testing.T) {
 					if found := codes(mustDo(t, fw, 3, "verify")); !slices.Contains(found, "draining") {
 						t.Errorf("verify found %v", found)
 					}
-					c.talk(t)
+					alive(t, c)
 					proxied := number(t, mustDo(t, fw, 0, "status"), "counters", "syn_received")
 					allGood(t, topo.Client, web, lab.LoadConfig{Connections: 10, Mode: lab.ClientFirst})
 					if n := number(t, mustDo(t, fw, 0, "status"), "counters", "syn_received"); n != proxied {
 						t.Errorf("%v SYNs were answered while the namespace drained", n-proxied)
 					}
 					// One is half closed, with the server's answer still to come.
-					if err := half.SetDeadline(time.Now().Add(time.Second)); err != nil {
+					if err := half.conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
 						t.Fatal(err)
 					}
-					if _, err := io.WriteString(half, "last words\n"); err != nil {
+					if _, err := io.WriteString(half.conn, "last words\n"); err != nil {
 						t.Fatal(err)
 					}
-					if err := half.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+					if err := half.conn.CloseWrite(); err != nil {
 						t.Fatal(err)
 					}
-					if answer, err := half.r.ReadString('\n'); err != nil || answer != "last words\n" {
+					if answer, err := half.in.ReadString('\n'); err != nil || answer != "last words\n" {
 						t.Errorf("half closed: %q, %v", answer, err)
 					}
-					half.Close()
+					half.conn.Close()
 					time.Sleep(300 * time.Millisecond)
-					c.talk(t)
+					alive(t, c)
 					select {
 					case <-done:
 						t.Fatalf("revert did not wait: %s", out)
 					default:
 					}
-					c.Close()
+					c.conn.Close()
 					<-done
 					r := oneObject(t, out.String())
 					if cmd.ProcessState.ExitCode() != 0 || r["state"] != "absent" || number(t, r, "remaining") != 0 {
@@ -176,14 +138,13 @@ func TestDrainBounded(t *testing.T) {
 	before := dump(t, fw)
 	apply := []string{"apply", web.String()}
 	mustDo(t, fw, 0, apply...)
-	c := callUp(t, topo.Client, web)
-	c.talk(t)
+	c := dialTalker(t, "proxied", topo.Client, web)
 	draining := func(r map[string]any) {
 		t.Helper()
 		if r["state"] != "draining" || number(t, r, "remaining") != 1 {
 			t.Errorf("revert: %v", r)
 		}
-		c.talk(t)
+		alive(t, c)
 	}
 	draining(mustDo(t, fw, 0, "revert", "--drain", "0s"))
 	start := time.Now()
@@ -207,9 +168,9 @@ func TestDrainBounded(t *testing.T) {
 	cmd, out, done := background(t, fw, "revert", "--json")
 	time.Sleep(300 * time.Millisecond)
 	mustDo(t, fw, 0, apply...)
-	c.talk(t)
+	alive(t, c)
 	mustDo(t, fw, 0, "verify")
-	c.Close()
+	c.conn.Close()
 	<-done
 	if exit := cmd.ProcessState.ExitCode(); exit != 5 {
 		t.Errorf("the drain that was overtaken: exit %d: %s", exit, out)
@@ -217,8 +178,7 @@ func TestDrainBounded(t *testing.T) {
 	mustDo(t, fw, 0, "verify")
 	allGood(t, topo.Client, web, lab.LoadConfig{Connections: 10, Mode: lab.ClientFirst})
 	// Given up.
-	c = callUp(t, topo.Client, web)
-	c.talk(t)
+	c = dialTalker(t, "given up", topo.Client, web)
 	draining(mustDo(t, fw, 0, "revert", "--drain", "0s"))
 	if r := mustDo(t, fw, 0, "revert", "--now"); r["state"] != "absent" || number(t, r, "remaining") != 1 {
 		t.Errorf("revert --now: %v", r)

@@ -32,7 +32,8 @@ func TestLiveForged(t *testing.T) {
 			mustDo(t, fw, 0, "apply", web.String(), "--first", "client", "--backend", rules.NFT)
 			const forged = "12&0x3F=2:61" // the last bits of the source; the client's are 1
 
-			run(t, fw, "iptables-nft", "-t", "raw", "-I", "PREROUTING", "-i", "synproxyctl+", "-m", "u32", "--u32", forged, "-j", "ACCEPT")
+			chain := strings.ToUpper(string(p.hook))
+			run(t, fw, "iptables-nft", "-t", "security", "-I", chain, "-i", "synproxyctl+", "-m", "u32", "--u32", forged, "-j", "ACCEPT")
 			r := proveOne(t, fw, target, live.Failed, live.ForgedReached)
 			if path := r.Paths[0]; path.Entries != 64 || path.Answered != 0 || (path.HalfOpen == 64) != (p.hook == rules.Input) {
 				t.Errorf("%+v", path)
@@ -49,8 +50,8 @@ func TestLiveForged(t *testing.T) {
 			if r := proveOne(t, fw, target, verdict, code); r.Paths[0].Entries != wantEntries {
 				t.Errorf("%+v", r.Paths)
 			}
-			run(t, fw, "iptables-nft", "-t", "raw", "-D", "PREROUTING", "1")
-			run(t, host, "iptables-nft", "-t", "mangle", "-D", "INPUT", "1")
+			run(t, fw, "iptables-nft", "-t", "security", "-D", chain, "1")
+			run(t, host, "iptables-nft", "-t", "mangle", "-D", "INPUT", "-m", "u32", "--u32", forged, "-j", "DROP")
 			run(t, fw, "iptables-nft", "-t", "raw", "-I", "PREROUTING", "-i", "synproxyctl+", "-m", "u32", "--u32", "12&0x3F=2:20", "-j", "DROP")
 			if r := proveOne(t, fw, target, live.Unproven, live.ForgedUnanswered); r.Paths[0].Answered < 1 || r.Paths[0].Answered > 50 {
 				t.Errorf("%+v", r.Paths)

@@ -36,7 +36,7 @@ type env struct {
 
 // commands are all that there are.
 func commands() []command {
-	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, confirmCommand, revertCommand, demoCommand, guardCommand}
+	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, doctorCommand, confirmCommand, revertCommand, demoCommand, guardCommand}
 }
 
 // action does the work of one command.

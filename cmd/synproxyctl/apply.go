@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,19 +30,20 @@ A prefix, such as 192.0.2.0/24:443, needs all four options, or --probe-at.`,
       --mss 1460 --wscale 7 --sack-perm --timestamps  without a probe
 `,
 	flags: append(probeFlags(),
-		&cli.StringSliceFlag{Name: "interface", Usage: "answer only SYNs that come in by this interface, `IF`; may be repeated (default: all but lo)"},
-		&cli.StringFlag{Name: "hook", Value: "auto", Usage: "where packets to the service pass, `HOOK`: input (it is on this machine), forward, or auto to ask the routes"},
+		interfaceFlag(),
+		hookFlag(),
 		&cli.IntFlag{Name: "mss", DefaultText: "probed", Usage: "maximum segment size, 88 to 65495"},
 		&cli.IntFlag{Name: "wscale", DefaultText: "probed", Usage: "window scale, 0 to 14"},
 		&cli.BoolFlag{Name: "sack-perm", DisableDefaultText: true, Usage: "announce SACK; --sack-perm=false: do not (default: probed)"},
 		&cli.BoolFlag{Name: "timestamps", DisableDefaultText: true, Usage: "announce timestamps; --timestamps=false: do not (default: probed)"},
 		&cli.StringFlag{Name: "first", Value: "auto", Usage: "`WHO` speaks first on a connection: client, server, or auto to find out by connecting"},
 		&cli.StringFlag{Name: "probe-at", Usage: "ask the server at `ADDR:PORT` for the options, instead of the target"},
-		&cli.StringFlag{Name: "backend", Value: "auto", Usage: "make the rules with `PROGRAM`: iptables-nft, iptables-legacy, or auto for what the host's rules use"},
-		&cli.StringFlag{Name: "mode", Value: "auto", Usage: "answer SYNs tracked, behind the host's own filters, or notrack, which is faster and which those filters do not know, `MODE`"},
-		&cli.StringFlag{Name: "to", Usage: "the server is really at `ADDR:PORT`: connections are sent there (DNAT)"},
+		backendFlag(),
+		modeFlag(),
+		toFlag(),
 		&cli.DurationFlag{Name: "warmup", DefaultText: "10s for routed services, 1s for local ones", Usage: "if connections were not tracked yet: how long to watch before the protection begins, so that active ones go on"},
 		&cli.DurationFlag{Name: "try", DefaultText: "for good", Usage: "take the change back after that time unless synproxyctl confirm is called; 1s to 24h"},
+		&cli.BoolFlag{Name: "force", DisableDefaultText: true, Usage: "apply although the host's own rules or settings stand in the way"},
 		&cli.BoolFlag{Name: "dry-run", DisableDefaultText: true, Usage: "only show what would be done"},
 		&cli.BoolFlag{Name: "diff", DisableDefaultText: true, Usage: "show each change"},
 		&cli.BoolFlag{Name: "no-verify", DisableDefaultText: true, Usage: "do not read back what was written"}),
@@ -83,11 +85,7 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err := h.Ready(backend); err != nil {
 		return nil, err
 	}
-	wishes := make([]protect.Wish, len(targets))
-	for i, t := range targets {
-		wishes[i] = like
-		wishes[i].Name, wishes[i].Destination, wishes[i].Port = nameOf(t), t.Prefix, t.Port
-	}
+	wishes := wishesFor(like, targets)
 	cfg.Progress(0, len(wishes))
 	services, found, err := protect.Resolve(c.Context, cfg, wishes)
 	if err != nil {
@@ -101,10 +99,20 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	return &answer{result: done, text: func(w io.Writer, p paint) { writeApplied(w, p, done, c.Bool("diff")) }}, nil
 }
 
+// wishesFor asks the same of each target.
+func wishesFor(like protect.Wish, targets []target.Target) []protect.Wish {
+	wishes := make([]protect.Wish, len(targets))
+	for i, t := range targets {
+		wishes[i] = like
+		wishes[i].Name, wishes[i].Destination, wishes[i].Port = nameOf(t), t.Prefix, t.Port
+	}
+	return wishes
+}
+
 // orderLike reads how the change shall be made.
 func orderLike(c *cli.Context) (protect.Order, error) {
 	const longest = 24 * time.Hour
-	o := protect.Order{DryRun: c.Bool("dry-run"), NoVerify: c.Bool("no-verify"), Guard: startGuard}
+	o := protect.Order{DryRun: c.Bool("dry-run"), NoVerify: c.Bool("no-verify"), Force: c.Bool("force"), Guard: startGuard}
 	if c.IsSet("warmup") {
 		d := c.Duration("warmup")
 		if d < 0 || d > longest {
@@ -155,7 +163,7 @@ func wishLike(c *cli.Context) (protect.Wish, error) {
 		w.Hook = hook
 	}
 	switch name := c.String("first"); name {
-	case "auto":
+	case "", "auto": // doctor has no such flag
 	case string(rules.FirstClient), string(rules.FirstServer):
 		w.First = rules.First(name)
 	default:
@@ -237,7 +245,13 @@ func writeApplied(w io.Writer, p paint, a *protect.Applied, diff bool) {
 	if diff || a.DryRun {
 		writeChanges(w, p, a.Changes)
 	}
-	writeFindings(w, p, a.Findings)
+	findings := a.Findings
+	if !a.DryRun { // what is at risk was said before
+		findings = slices.DeleteFunc(slices.Clone(findings), func(f protect.Finding) bool {
+			return slices.Contains(a.Connections.Codes(), f.Code)
+		})
+	}
+	writeFindings(w, p, findings)
 	switch {
 	case a.DryRun && a.Changed:
 		fmt.Fprintf(w, "dry run: %d changes would be made by %s (%s); nothing was touched\n", len(a.Changes), a.Backend, a.Reason)
@@ -259,7 +273,7 @@ func verifiedNote(a *protect.Applied) string {
 }
 
 func writeServices(w io.Writer, services []protect.Service) {
-	rows := [][]string{{"SERVICE", "HOOK", "INTERFACES", "FIRST", "MSS", "WSCALE", "SACK", "TS", "SOURCE"}}
+	rows := [][]string{{"SERVICE", "HOOK", "MODE", "INTERFACES", "FIRST", "MSS", "WSCALE", "SACK", "TS", "SOURCE"}}
 	for _, s := range services {
 		rows = append(rows, serviceRow(s))
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -54,7 +53,7 @@ func runGuard(e env, c *cli.Context) (*answer, error) {
 	if c.NArg() != 1 {
 		return nil, protect.Errorf(protect.Usage, "apply --try starts it", "guard: not for people")
 	}
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE) // SIGTERM is the end of the host, and of its rules
 	const patient = 24 * time.Hour
 	h := &protect.Host{LockTimeout: patient}
 	if _, err := fmt.Fprintln(e.out, guardReady); err != nil {
@@ -70,7 +69,7 @@ func runGuard(e env, c *cli.Context) (*answer, error) {
 			return nil, fmt.Errorf("guard: descriptor %d: %w", fd, err)
 		}
 	}
-	if err := h.Await(context.WithoutCancel(c.Context), c.Args().First()); err != nil {
+	if err := h.Await(c.Context, c.Args().First()); err != nil {
 		return nil, err
 	}
 	return textAnswer(nil, ""), nil

@@ -87,24 +87,33 @@ func serviceRow(s protect.Service) []string {
 	if s.Name != "" && s.Name != name {
 		name = s.Name + " (" + name + ")"
 	}
+	mode := string(s.Mode)
+	switch {
+	case s.To.IsValid():
+		mode += " to " + s.To.String()
+	case s.Published:
+		mode += ", published"
+	}
 	first := s.First
 	if first == "" {
 		first = rules.FirstUnknown
 	}
 	return []string{
-		printable(name), string(s.Hook), interfaces, string(first), orDash(s.Options.MSS), orDash(s.Options.WScale),
+		printable(name), string(s.Hook), mode, interfaces, string(first), orDash(s.Options.MSS), orDash(s.Options.WScale),
 		yesNo(s.Options.SACKPerm), yesNo(s.Options.Timestamps), string(s.Source),
 	}
 }
 
 var verifyCommand = command{
 	name: "verify", usage: "compare what the kernel holds with what was asked for",
-	help: "Compares every rule, jump and setting, and exits 3 if anything differs. With --probe it also asks the backends again.",
+	help: "Compares every rule, jump and setting, and exits 3 if anything differs. With --probe it also asks the backends again. With --live it opens real connections from a network namespace of its own, through the rules to the servers, and sends forged SYNs: what is not proven so is not ok. A server sees one connection from a test address with an empty line.",
 	examples: `
   synproxyctl verify || synproxyctl apply @services.txt
   synproxyctl verify --probe --json | jq .findings
+  synproxyctl verify --live                           prove it with real packets
 `,
 	flags: append(probeFlags(),
+		&cli.BoolFlag{Name: "live", DisableDefaultText: true, Usage: "prove the protection by real handshakes and forged SYNs through the real rules"},
 		&cli.BoolFlag{Name: "probe", DisableDefaultText: true, Usage: "ask the backends again, to see whether their options have changed"}),
 	do: runVerify,
 }
@@ -127,7 +136,18 @@ func runVerify(e env, c *cli.Context) (*answer, error) {
 			return nil, err
 		}
 	}
+	if c.Bool("live") {
+		if err := v.Live(c.Context); err != nil {
+			return nil, err
+		}
+	}
 	return &answer{result: v, no: !v.OK, text: func(w io.Writer, p paint) {
+		for _, proof := range v.Proofs {
+			if proof.Code == "" {
+				fmt.Fprintf(w, "%s: %s: handshake %.1f ms, data %.1f ms, %d of %d forged SYNs answered and forgotten\n",
+					p.good("proven"), proof.Service, proof.Connected, proof.Data, proof.Answered, proof.Forged)
+			}
+		}
 		writeFindings(w, p, v.Findings)
 		if v.OK {
 			fmt.Fprintln(w, p.good("ok")+": rules and settings are as they should be")

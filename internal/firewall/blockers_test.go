@@ -78,7 +78,7 @@ func TestBlockers(t *testing.T) {
 		{"published by Docker", nat, "", nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := load(t, tt.rules).Blockers(tt.s)
+			got := parse(t, tt.rules).Blockers(tt.s)
 			if diff := cmp.Diff(tt.want, codes(got)); diff != "" {
 				t.Errorf("(-want +got):\n%s\n%+v", diff, got)
 			}
@@ -144,14 +144,14 @@ func TestRestrictsByState(t *testing.T) {
 		"-A INPUT -s 198.51.100.0/24 -j DROP":                                                 true,
 		"-A FORWARD -s 198.51.100.0/24 -j DROP":                                               false,
 	} {
-		if fate, got := load(t, table("mangle", lines)).Restricts(service(Input, false)); got != want {
+		if fate, got := parse(t, table("mangle", lines)).Restricts(service(Input, false)); got != want {
 			t.Errorf("%s: %t by %v, want %t", lines, got, fate.By, want)
 		}
 	}
 }
 
 func TestMarks(t *testing.T) {
-	fw := load(t, table("mangle", "-A PREROUTING -i eth1 -j MARK --set-xmark 0x1/0xffffffff\n-A PREROUTING -p udp -j MARK --set-xmark 0x2/0xffffffff\n"+
+	fw := parse(t, table("mangle", "-A PREROUTING -i eth1 -j MARK --set-xmark 0x1/0xffffffff\n-A PREROUTING -p udp -j MARK --set-xmark 0x2/0xffffffff\n"+
 		"-A OUTPUT -j CONNMARK --restore-mark\n-A FORWARD -j CONNMARK --set-xmark 0x1/0xffffffff"))
 	var got []string
 	for _, r := range fw.Marks(service(Input, true)) {

@@ -26,6 +26,7 @@ const (
 	DestinationType              // RTN_LOCAL and its like, 1 byte
 	PacketMark                   // 4 bytes, big endian
 	ReversePath                  // the route back leads where the packet came from: 1 byte, 0 or 1
+	Translated                   // destination NAT has changed the connection: 1 byte, 0 or 1
 )
 
 // Key is a field under a mask.
@@ -50,6 +51,8 @@ type Condition struct {
 	Keys []Key
 	In   [][]Range // any of these; each has one range a key
 	Not  bool      // holds if it would not
+
+	label string // the name of the set, for people
 }
 
 // where builds the condition that one field lies in one of the ranges.

@@ -94,7 +94,7 @@ func TestFate(t *testing.T) {
 		{"old negation", `-A INPUT -s ! 198.51.100.0/24 -j DROP`, source("198.51.100.7"), Accepted, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := load(t, filter(tt.rules)).Fate(syn(tt.p), Everything)
+			got := parse(t, filter(tt.rules)).Fate(syn(tt.p), Everything)
 			if got.Outcome != tt.want {
 				t.Fatalf("%s by %v, want %s", got.Outcome, got.By, tt.want)
 			}
@@ -120,7 +120,7 @@ func TestFateOfPolicy(t *testing.T) {
 		"-A INPUT -m limit --limit 1/s -j DROP\n":               Denied,
 		"-A INPUT -m conntrack --ctstate UNTRACKED -j ACCEPT\n": Denied,
 	} {
-		got := load(t, policy+lines+"COMMIT\n").Fate(syn(nil), Everything)
+		got := parse(t, policy+lines+"COMMIT\n").Fate(syn(nil), Everything)
 		if got.Outcome != want {
 			t.Errorf("%s: %s by %v, want %s", lines, got.Outcome, got.By, want)
 		}
@@ -152,7 +152,7 @@ func TestFateBeforeConntrack(t *testing.T) {
 		{"reverse path on lo", table("mangle", "-A PREROUTING -m rpfilter --validmark --invert -j DROP"), func(p *Packet) { incoming(p); p.In = []string{"lo"} }, Accepted},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := load(t, tt.rules).Fate(syn(tt.p), Everything); got.Outcome != tt.want {
+			if got := parse(t, tt.rules).Fate(syn(tt.p), Everything); got.Outcome != tt.want {
 				t.Errorf("%s by %v, want %s", got.Outcome, got.By, tt.want)
 			}
 		})
@@ -160,7 +160,7 @@ func TestFateBeforeConntrack(t *testing.T) {
 }
 
 func TestWindow(t *testing.T) {
-	fw := load(t, table("mangle", "-A INPUT -j DROP"))
+	fw := parse(t, table("mangle", "-A INPUT -j DROP"))
 	for _, tt := range []struct {
 		w    Window
 		want Outcome
@@ -181,8 +181,8 @@ func TestWindow(t *testing.T) {
 // TestTranslation reads Docker's rules, and some more.
 func TestTranslation(t *testing.T) {
 	docker := loadFile(t, "docker.save")
-	redirect := load(t, table("nat", "-A PREROUTING -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080"))
-	balance := load(t, table("nat", "-A PREROUTING -p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.5 -j DNAT --to-destination 10.0.0.1\n-A PREROUTING -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.2-10.0.0.3:81"))
+	redirect := parse(t, table("nat", "-A PREROUTING -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080"))
+	balance := parse(t, table("nat", "-A PREROUTING -p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.5 -j DNAT --to-destination 10.0.0.1\n-A PREROUTING -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.2-10.0.0.3:81"))
 	published := func(h Hook, in ...string) Packet {
 		return syn(func(p *Packet) { p.Hook, p.In, p.DestinationPort = h, in, 8080 })
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
-// load reads the rules of iptables-save.
-func load(t testing.TB, text string) Firewall {
+// parse reads the rules of iptables-save.
+func parse(t testing.TB, text string) Firewall {
 	t.Helper()
 	d, err := rules.ParseSave(rules.IPv4, "", []byte(text))
 	if err != nil {
@@ -24,7 +24,7 @@ func loadFile(t testing.TB, name string) Firewall {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return load(t, string(text))
+	return parse(t, string(text))
 }
 
 // filter makes a filter table of rules; its policies are ACCEPT.

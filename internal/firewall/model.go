@@ -29,7 +29,8 @@ const (
 	NetDev Family = "netdev"
 )
 
-// sees reports whether a table of the family sees packets of f.
+// sees reports whether a table of the family sees packets of f. What bridge and
+// netdev tables see depends on the link.
 func (a Family) sees(f rules.Family) bool {
 	switch a {
 	case IP:
@@ -37,7 +38,7 @@ func (a Family) sees(f rules.Family) bool {
 	case IP6:
 		return f == rules.IPv6
 	}
-	return true
+	return a == INet
 }
 
 // Hook is the place on a packet's way where a base chain is called.

@@ -28,6 +28,8 @@ type Packet struct {
 	// Made says that SYNPROXY made the packet, or that it comes from lo: it
 	// has its state from the start, not only after connection tracking.
 	Made bool
+	// Translated says that destination NAT has led the packet here.
+	Translated bool
 
 	// usual has conditions that cannot be decided answered for most clients.
 	usual bool
@@ -98,6 +100,11 @@ func (v *view) know(f Field) knowledge {
 		if v.usual || slices.Equal(v.In, []string{"lo"}) {
 			return is(1)
 		}
+	case Translated:
+		if v.Translated {
+			return is(1)
+		}
+		return is(0)
 	}
 	return knowledge{}
 }

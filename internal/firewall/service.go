@@ -40,7 +40,7 @@ func (s *Service) toService(h Hook, f rules.TCPFlags, states rules.States) Packe
 func (s *Service) translated(p Packet) Packet {
 	if s.To.IsValid() {
 		p.Destination = netip.PrefixFrom(s.To.Addr(), s.To.Addr().BitLen())
-		p.DestinationPort, p.DestinationLocal = s.To.Port(), s.ToLocal
+		p.DestinationPort, p.DestinationLocal, p.Translated = s.To.Port(), s.ToLocal, true
 	}
 	return p
 }

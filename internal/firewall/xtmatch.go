@@ -161,9 +161,12 @@ var stateBits = map[string]rules.States{
 	"ESTABLISHED": rules.Established, "UNTRACKED": rules.Untracked,
 }
 
-// states reads a list of states. SNAT and DNAT are states of another kind, of
-// which nothing is known.
+// states reads a list of states. SNAT and DNAT are states of another kind, and
+// beside others they are not understood.
 func states(text string) (Condition, bool) {
+	if text == "DNAT" {
+		return where(Translated, exactly(1)), true
+	}
 	set, ok := bits(text, stateBits)
 	return stateSet(set), ok
 }

@@ -39,7 +39,7 @@ func (p *plan) outcome(o Order) *Applied {
 		Services: o.Services, Changes: []Change{}, Findings: append(adviseOptions(o.Services), o.Findings...),
 	}
 	a.Connections = p.earlier
-	a.Findings = append(a.Findings, p.earlier.findings()...)
+	a.Findings = append(append(a.Findings, p.findings...), p.earlier.findings()...)
 	if p.old == nil && p.new.Unknown {
 		a.Findings = append(a.Findings, recordLost())
 	}

@@ -17,6 +17,7 @@ type Order struct {
 	Backend  string    // the name of a backend; empty or "auto": the one that fits
 	DryRun   bool      // only tell what would be done
 	NoVerify bool      // do not read the rules back
+	Force    bool      // even if the host's own rules or settings stand in the way
 	Findings []Finding // of [Resolve], to be told with the others
 	// Warmup is how long conntrack shall watch before it judges, if it was not
 	// watching before; nil: a time that fits the services.
@@ -43,7 +44,8 @@ type plan struct {
 	old     *record           // nil: not applied before
 	new     *record
 
-	earlier Earlier
+	earlier  Earlier
+	findings []Finding // of what stands in the way
 }
 
 // Apply leads the namespace to protect exactly the ordered services. If it
@@ -133,13 +135,16 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	if p.old, err = s.load(); err != nil {
 		return nil, err
 	}
+	if err := h.chooseBackend(ctx, p, o.Backend); err != nil {
+		return nil, err
+	}
+	if p.findings, err = h.foresee(ctx, p.backend.Name(), o); err != nil {
+		return nil, err
+	}
 	families := familiesOf(o.Services, p.old)
 	next := policyOf(o.Services)
 	next.Anchors, next.Window = families, rules.CanOpenWindow(ctx)
 	p.want, p.via = next.Ruleset(), p.old.policy().Close(next).Ruleset()
-	if err := h.chooseBackend(ctx, p, o.Backend); err != nil {
-		return nil, err
-	}
 	if err := conflicts(rules.Compare(p.have, p.want)); err != nil {
 		return nil, err
 	}
@@ -205,6 +210,26 @@ func (p *plan) note(c sysctl.Change) {
 	default:
 		p.new.Sysctls[i] = c
 	}
+}
+
+// foresee settles the modes of the services, and tells what of the host stands
+// in their way; what is fatal is an error, unless it is forced.
+func (h *Host) foresee(ctx context.Context, backend string, o Order) ([]Finding, error) {
+	out, err := lookOut(ctx, backend)
+	if err != nil {
+		return nil, err
+	}
+	out.modes(o.Services)
+	found := out.findings(o.Services)
+	more, err := h.environment(o.Services, out)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, more...)
+	if o.Force {
+		return found, nil
+	}
+	return found, refuse(found)
 }
 
 // conflicts returns an error if somebody else's rules refer to our chains.

@@ -18,10 +18,11 @@ type Finding struct {
 	Code     string   `json:"code"`
 	Message  string   `json:"message"`
 	Hint     string   `json:"hint"`
+	more     int      // services that it holds for too
 }
 
 func finding(s Severity, code, hint, format string, args ...any) Finding {
-	return Finding{s, code, fmt.Sprintf(format, args...), hint}
+	return Finding{Severity: s, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
 // recordLost tells that rules of ours stood without an undo record.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/synproxyctl/synproxyctl/internal/firewall"
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
 	"github.com/synproxyctl/synproxyctl/pkg/probe"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
@@ -52,14 +53,9 @@ func (w Wish) askAt() netip.AddrPort {
 // It touches nothing. One backend that does not answer fails all of them. The
 // findings tell what a person should know of the answers.
 func Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, []Finding, error) {
-	services := make([]Service, len(wishes))
-	var found []Finding
-	for i, w := range wishes {
-		s, err := w.service()
-		if err != nil {
-			return nil, nil, err
-		}
-		services[i] = s
+	services, found, err := Sketch(ctx, wishes)
+	if err != nil {
+		return nil, nil, err
 	}
 	// Faults that need no probe to be seen are told before one is made.
 	if err := checkOrder(Order{Services: services}); err != nil {
@@ -79,6 +75,59 @@ func Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, [
 		found = append(found, fs...)
 	}
 	return services, found, nil
+}
+
+// Sketch turns wishes into services as far as that goes without asking a
+// backend. The findings tell what was found out of them.
+func Sketch(ctx context.Context, wishes []Wish) ([]Service, []Finding, error) {
+	out, err := lookOut(ctx, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	services := make([]Service, len(wishes))
+	var found []Finding
+	for i, w := range wishes {
+		s, err := w.service()
+		if err != nil {
+			return nil, nil, err
+		}
+		fs, err := out.publish(&s, w)
+		if err != nil {
+			return nil, nil, err
+		}
+		services[i], found = s, append(found, fs...)
+	}
+	return services, found, nil
+}
+
+// publish finds out whether the host's own rules lead the service elsewhere, as
+// Docker's do for published ports.
+func (o outlook) publish(s *Service, w Wish) ([]Finding, error) {
+	if s.To.IsValid() || !s.Destination.IsSingleIP() {
+		return nil, nil
+	}
+	to, rule, certain := o.translation(*s, firewall.Prerouting)
+	if rule == nil {
+		return nil, nil
+	}
+	if !to.IsValid() || !certain {
+		return nil, Errorf(Usage, "say where the server is with --to ADDR:PORT",
+			"%s: a rule of the host translates the address, and where to depends on more than is known: %s", w.Name, rule)
+	}
+	if s.Mode == rules.ModeTracked {
+		return nil, Errorf(Usage, "leave the mode to synproxyctl", "%s: a rule of the host translates the address, which does not go with tracked SYNs: %s", w.Name, rule)
+	}
+	s.Mode = rules.ModeNotrack
+	if !w.ProbeAt.IsValid() {
+		s.ProbeAt = to
+	}
+	if proxied, _, sure := o.translation(*s, firewall.Output); sure && proxied == to {
+		s.Published = true
+		return []Finding{finding(Info, "published", "", "%s: is published by the host's own rules; the server is at %s", w.Name, to)}, nil
+	}
+	s.To = to
+	return []Finding{finding(Info, "translated", "apply again when the server moves",
+		"%s: the host's own rules lead clients to %s, but not the connections that the proxy opens: a rule of ours does", w.Name, to)}, nil
 }
 
 // ask probes the services of the given indices, which all have the same hook.
@@ -125,11 +174,8 @@ func (w Wish) service() (Service, error) {
 		Name: w.Name, Destination: w.Destination, Port: w.Port, Hook: w.Hook, Interfaces: w.Interfaces, First: w.First,
 		Mode: w.Mode, To: w.To,
 	}}
-	switch {
-	case s.Mode == "" && s.Translated():
+	if s.Mode == "" && s.Translated() {
 		s.Mode = rules.ModeNotrack
-	case s.Mode == "":
-		s.Mode = rules.ModeTracked
 	}
 	w.override(&s.Options)
 	if s.Hook == "" {

@@ -55,13 +55,14 @@ type serviceJSON struct {
 	ThirdACK    rules.Repair  `json:"third_ack"`
 	Source      Source        `json:"source"`
 	Mode        rules.Mode    `json:"mode"`
-	To          string        `json:"to,omitempty"` // where the connections really go
+	To          string        `json:"to,omitempty"`        // where the connections really go
+	Published   bool          `json:"published,omitempty"` // the host's own rules translate the address
 }
 
 // View returns the service as the JSON output shows it.
 func (s Service) View() any {
 	v := serviceJSON{
-		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source, s.Mode, "",
+		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source, s.Mode, "", s.Published,
 	}
 	if s.To.IsValid() {
 		v.To = s.To.String()

@@ -126,7 +126,7 @@ func (h *Host) expire(ctx context.Context, s store, name string) error {
 	}
 	before := rec.Pending.Before
 	if before != nil && !before.Draining {
-		_, err = h.apply(ctx, s, Order{Services: before.Services, Backend: before.Backend})
+		_, err = h.apply(ctx, s, Order{Services: before.Services, Backend: before.Backend, Force: true})
 	} else {
 		r := &Reverted{}
 		if err = h.withdraw(ctx, s, rec, r); err == nil {

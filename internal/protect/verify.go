@@ -16,6 +16,7 @@ import (
 type Verified struct {
 	OK       bool      `json:"ok"`
 	Findings []Finding `json:"findings"`
+	Proofs   []Proof   `json:"proofs,omitempty"` // of [Verified.Live]
 	services []Service
 }
 
@@ -35,6 +36,17 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 		return nil, err
 	}
 	v := &Verified{Findings: found}
+	if rec != nil && !rec.Draining {
+		out, err := lookOut(ctx, rec.Backend)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range out.findings(rec.Services) {
+			if f.Severity != Info {
+				v.Findings = append(v.Findings, f)
+			}
+		}
+	}
 	if rec != nil && rec.Draining {
 		v.Findings = append(v.Findings, finding(Bad, "draining", "apply again to protect them, or revert to wait for the end",
 			"the services are not protected any more; connections that were proxied may be alive"))
@@ -130,6 +142,8 @@ func (h *Host) compare(rec *record, have rules.Ruleset) ([]Finding, error) {
 	}
 	return append(fs, places(rec.Services)...), nil
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func because(reason string) string {
 	if reason == "" {

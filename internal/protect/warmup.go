@@ -37,6 +37,8 @@ type Earlier struct {
 	// Routed counts the connections to the services through this host that
 	// conntrack knows; nil if it was not watching, so that nobody knows.
 	Routed *int `json:"routed"`
+	// Seen counts those that the warm-up found.
+	Seen int `json:"seen"`
 	// Warmup is how long conntrack watches before the protection begins, in seconds.
 	Warmup float64 `json:"warmup_seconds"`
 	// families are those that conntrack does not watch yet.
@@ -55,11 +57,7 @@ const (
 func (h *Host) connections(ctx context.Context, p *plan, o Order) (Earlier, error) {
 	c := Earlier{Tracked: true}
 	for _, f := range p.new.Families {
-		family := kernel.IPv4
-		if f == rules.IPv6 {
-			family = kernel.IPv6
-		}
-		watching, err := kernel.Tracking(ctx, family)
+		watching, err := kernel.Tracking(ctx, kernelFamily(f))
 		if err != nil && !errors.Is(err, kernel.ErrCannotTell) { // then it is safe to take it for no
 			return c, fmt.Errorf("conntrack: %w", err)
 		}
@@ -103,6 +101,16 @@ func (h *Host) connections(ctx context.Context, p *plan, o Order) (Earlier, erro
 	return c, nil
 }
 
+// Codes returns the codes of the findings that tell what is at risk, which
+// [Host.Announce] was told before the first change.
+func (c Earlier) Codes() []string {
+	var codes []string
+	for _, f := range c.findings() {
+		codes = append(codes, f.Code)
+	}
+	return codes
+}
+
 // findings tells people what is at risk before anything is done.
 func (c Earlier) findings() []Finding {
 	if c.Tracked {
@@ -129,11 +137,6 @@ func (h *Host) warmUp(ctx context.Context, s store, p *plan, u *undo, retreat fu
 		return nil, nil
 	}
 	u.push("rules of "+p.backend.Name(), retreat)
-	// Any rule with a conntrack match switches it on; the anchor does nothing else.
-	anchors := rules.Policy{Anchors: p.new.Families}
-	if err := h.reach(ctx, p.backend, p.have.With(anchors.Ruleset())); err != nil {
-		return nil, fmt.Errorf("rules: %w", err)
-	}
 	if p.new.Warming {
 		// Somebody had switched loose tracking off while nothing was tracked.
 		// With it off, not even active connections would be taken up.
@@ -145,24 +148,24 @@ func (h *Host) warmUp(ctx context.Context, s store, p *plan, u *undo, retreat fu
 			return err
 		})
 	}
+	// Any rule with a conntrack match switches it on; the anchor does nothing else.
+	anchors := rules.Policy{Anchors: p.new.Families}
+	if err := h.reach(ctx, p.backend, p.have.With(anchors.Ruleset())); err != nil {
+		return nil, fmt.Errorf("rules: %w", err)
+	}
 	if err := h.step(ctx, "conntrack"); err != nil {
+		return nil, err
+	}
+	if _, err := carry(ctx); err != nil {
 		return nil, err
 	}
 	if err := h.wait(ctx, "conntrack warm-up", time.Duration(p.earlier.Warmup*float64(time.Second))); err != nil {
 		return nil, err
 	}
-	// Those that are open now: some have ended, some have begun.
-	sockets, err := kernel.LocalConnections(ctx)
+	// Once more: of what was picked up meanwhile, conntrack lacks the window scale.
+	found, err := carry(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connections of this host: %w", err)
-	}
-	var found []Finding
-	if _, err := kernel.Carry(ctx, sockets); err != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		found = append(found, finding(Warn, "connections-not-carried", "see net.netfilter.nf_conntrack_max",
-			"some idle connections of this host could not be carried over: %v", err))
+		return nil, err
 	}
 	if err := h.step(ctx, "carried"); err != nil {
 		return nil, err
@@ -180,8 +183,24 @@ func (h *Host) warmUp(ctx context.Context, s store, p *plan, u *undo, retreat fu
 	if err != nil {
 		return nil, err
 	}
-	p.earlier.Routed = &n
+	p.earlier.Seen = n
 	return found, nil
+}
+
+// carry tells conntrack of the connections of this host that it does not know.
+func carry(ctx context.Context) ([]Finding, error) {
+	sockets, err := kernel.LocalConnections(ctx)
+	if err == nil {
+		_, err = kernel.Carry(ctx, sockets)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return []Finding{finding(Warn, "connections-not-carried", "see net.netfilter.nf_conntrack_max",
+			"some idle connections of this host could not be carried over: %v", err)}, nil
+	}
+	return nil, nil
 }
 
 // flip changes a setting that has to change for a while only.

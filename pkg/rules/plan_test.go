@@ -91,7 +91,7 @@ func unprotected(rs Ruleset) map[string]bool {
 				if !rs.reaches(r, answers) {
 					found[fmt.Sprintf("%s %s", r.Family, r)] = true
 				}
-			case len(r.Matches) >= 4 && answers(r) && !(rs.reaches(r, judges) && rs.reaches(r, drops)):
+			case len(r.Matches) >= 4 && answers(r) && (!rs.reaches(r, judges) || !rs.reaches(r, drops)):
 				found[fmt.Sprintf("%s %s", r.Family, r)] = true
 			}
 		}

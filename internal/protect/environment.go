@@ -1,0 +1,133 @@
+package protect
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/synproxyctl/synproxyctl/internal/kernel"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+// environment finds what of the host, apart from its rules, breaks or weakens
+// the protection of services: routes, settings, and the size of tables.
+func (h *Host) environment(services []Service, out outlook) ([]Finding, error) {
+	found := h.settingsInTheWay(services)
+	for _, f := range rules.Families {
+		mine := slices.DeleteFunc(slices.Clone(services), func(s Service) bool { return s.Family() != f })
+		if len(mine) == 0 {
+			continue
+		}
+		fs, err := routing(f, mine, out)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, fs...)
+	}
+	if f, ok := tableSize(kernel.ConntrackCount()); ok {
+		found = append(found, f)
+	}
+	return found, nil
+}
+
+func kernelFamily(f rules.Family) kernel.Family {
+	if f == rules.IPv6 {
+		return kernel.IPv6
+	}
+	return kernel.IPv4
+}
+
+// settingsInTheWay looks at sysctls. One that cannot be read is none.
+func (h *Host) settingsInTheWay(services []Service) []Finding {
+	get := func(key string) string {
+		value, _ := h.Sysctl.Get(key)
+		return value
+	}
+	var found []Finding
+	forwarding := map[rules.Family]string{rules.IPv4: "net.ipv4.ip_forward", rules.IPv6: "net.ipv6.conf.all.forwarding"}
+	for _, f := range rules.Families {
+		routed := slices.IndexFunc(services, func(s Service) bool { return s.Family() == f && s.Hook == rules.Forward })
+		if routed >= 0 && get(forwarding[f]) == "0" {
+			found = append(found, finding(Warn, "not-forwarding", "sysctl -w "+forwarding[f]+"=1",
+				"%s: it is behind this host, which does not forward packets: %s is 0", services[routed], forwarding[f]))
+		}
+	}
+	local := slices.IndexFunc(services, func(s Service) bool { return s.Hook == rules.Input && !s.Translated() })
+	if local >= 0 && get("net.ipv4.tcp_syncookies") == "2" {
+		found = append(found, finding(Warn, "backend-syn-cookies-always", "sysctl -w net.ipv4.tcp_syncookies=1: behind SYNPROXY the server needs no cookies of its own",
+			"%s: the server, which is this host, answers every SYN with a cookie of its own (net.ipv4.tcp_syncookies=2): a connection on which its client says nothing for a minute is lost", services[local]))
+	}
+	if local >= 0 && get("net.ipv4.tcp_timestamps") == "0" {
+		found = append(found, finding(Warn, "no-timestamps-here", "sysctl -w net.ipv4.tcp_timestamps=1",
+			"%s: timestamps are off on the server, which is this host: clients get neither window scaling nor SACK", services[local]))
+	}
+	return found
+}
+
+// routing finds routes that packets of the proxy would not take as others do.
+func routing(f rules.Family, services []Service, out outlook) ([]Finding, error) {
+	var found []Finding
+	policy, err := kernel.PolicyRules(kernelFamily(f))
+	if err != nil {
+		return nil, err
+	}
+	hasDefault, gateways, err := kernel.Routes(kernelFamily(f))
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range policy {
+		if !r.Marked {
+			continue
+		}
+		severity, by := Warn, ""
+		for _, s := range services {
+			if marks := out.Marks(out.view(s)); len(marks) > 0 {
+				severity, by = Bad, ", and "+marks[0].String()+" marks packets of "+s.String()
+				break
+			}
+		}
+		found = append(found, finding(severity, "fwmark-routing",
+			"give the proxy's own packets the mark too, in mangle OUTPUT, or route by something else than marks",
+			"routes depend on a mark, which the packets that SYNPROXY makes do not have: ip rule %s%s", r.Text, by))
+	}
+	local := slices.IndexFunc(services, func(s Service) bool { return s.Hook == rules.Input })
+	if local >= 0 && len(policy) > 0 && !hasDefault {
+		found = append(found, finding(Warn, "no-main-route", "add a default route to the main table",
+			"%s: clients are reached by policy routing only (ip rule %s); packets that SYNPROXY makes for a service on this host are routed by the main table, which has no default route",
+			services[local], policy[0].Text))
+	}
+	for _, s := range services {
+		for _, name := range s.Interfaces {
+			if len(gateways) > 0 && !gateways[name] {
+				found = append(found, finding(Warn, "asymmetric-route", "name the interface that the clients' routes lead to, or none",
+					"%s: it is protected against what comes in by %s, but routes to other networks leave by %s: the answers to clients may take another way, or the clients come in elsewhere",
+					s, name, oneOf(gateways)))
+			}
+		}
+	}
+	return found, nil
+}
+
+func oneOf(set map[string]bool) string {
+	var names []string
+	for name := range set {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names[0]
+}
+
+// tableSize judges the connection tracking table: of the connections that there
+// are, the proxied ones need an entry each, as without us.
+func tableSize(count, limit int, err error) (Finding, bool) {
+	const nearly = 0.8
+	if err != nil || limit == 0 || float64(count) < nearly*float64(limit) {
+		return Finding{}, false
+	}
+	const bytesEach = 300
+	want := 1 << 16
+	for want < 2*count {
+		want *= 2
+	}
+	return finding(Warn, "conntrack-small", fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d (some %d MB); if a flood fills it, protecting the service stops that", want, want*bytesEach>>20),
+		"the connection tracking table holds %d of at most %d entries; when it is full, new connections are dropped", count, limit), true
+}

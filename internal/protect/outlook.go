@@ -1,0 +1,161 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/synproxyctl/synproxyctl/internal/firewall"
+	"github.com/synproxyctl/synproxyctl/internal/kernel"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+// outlook is what the host's own rules mean for services.
+type outlook struct {
+	firewall.Firewall
+	backend string
+}
+
+func lookOut(ctx context.Context, backend string) (outlook, error) {
+	fw, err := firewall.Read(ctx)
+	if err != nil {
+		return outlook{}, fmt.Errorf("the host's own rules: %w", err)
+	}
+	return outlook{fw, backend}, nil
+}
+
+// view returns a service as the host's rules see it.
+func (o outlook) view(s Service) firewall.Service {
+	v := firewall.Service{
+		Destination: s.Destination, Port: s.Port, Hook: firewall.Forward, Interfaces: s.Interfaces,
+		Tracked: s.Mode != rules.ModeNotrack, To: s.To, Backend: firewall.Origin(o.backend),
+	}
+	if s.Hook == rules.Input {
+		v.Hook = firewall.Input
+	}
+	if s.Published {
+		v.To, _, _ = o.translation(s, firewall.Prerouting)
+	}
+	if v.To.IsValid() {
+		route, err := kernel.Route(v.To.Addr(), netip.Addr{})
+		v.ToLocal = err == nil && route.Local
+	}
+	return v
+}
+
+// translation returns where the host's own rules lead connections to a service:
+// of clients at PREROUTING, of the proxy at OUTPUT.
+func (o outlook) translation(s Service, at firewall.Hook) (to netip.AddrPort, rule *firewall.Rule, certain bool) {
+	return o.Translation(firewall.Packet{
+		Hook: at, In: s.Interfaces, Destination: s.Destination, DestinationPort: s.Port, DestinationLocal: s.Hook == rules.Input,
+		Flags: rules.SYN, States: rules.New, Made: at == firewall.Output,
+	})
+}
+
+// modes fills in the modes that nobody has asked for. Where the host's rules
+// say nothing about who may reach a service its SYNs need not be tracked.
+func (o outlook) modes(services []Service) {
+	for i := range services {
+		s := &services[i]
+		switch {
+		case s.Mode != "":
+		case s.Translated():
+			s.Mode = rules.ModeNotrack
+		default:
+			s.Mode = o.best(*s)
+		}
+	}
+}
+
+// best returns the mode that suits the host's own rules.
+func (o outlook) best(s Service) rules.Mode {
+	s.Mode = rules.ModeNotrack
+	if _, restricted := o.Restricts(o.view(s)); restricted {
+		return rules.ModeTracked
+	}
+	return rules.ModeNotrack
+}
+
+// findings tells what of the host's own rules breaks or weakens the protection,
+// the worst first.
+func (o outlook) findings(services []Service) []Finding {
+	type key struct{ code, rule string }
+	seen := map[key]int{} // where in found
+	var found []Finding
+	add := func(f Finding, k key) {
+		if i, ok := seen[k]; ok {
+			found[i].more++
+			return
+		}
+		seen[k] = len(found)
+		found = append(found, f)
+	}
+	for _, s := range services {
+		for _, b := range o.Blockers(o.view(s)) {
+			severity := map[firewall.Severity]Severity{firewall.Fatal: Bad, firewall.Warning: Warn, firewall.Info: Info}[b.Severity]
+			add(finding(severity, b.Code, b.Hint, "%s: %s: %s", s, b.Message, b.Rule), key{b.Code, b.Rule})
+		}
+		if f, ok := o.hidden(s); ok {
+			add(f, key{f.Code, f.Message})
+		}
+	}
+	for i, f := range found {
+		if f.more > 0 {
+			found[i].Message += fmt.Sprintf(" (and %d more services)", f.more)
+		}
+	}
+	rank := map[Severity]int{Bad: 0, Warn: 1, Info: 2}
+	slices.SortStableFunc(found, func(a, b Finding) int { return rank[a.Severity] - rank[b.Severity] })
+	return found
+}
+
+// hidden finds rules of the host that would not be heeded: its filters see
+// nothing of the clients of a service whose SYNs are answered before them.
+func (o outlook) hidden(s Service) (Finding, bool) {
+	if s.Published {
+		if to, _, certain := o.translation(s, firewall.Prerouting); !to.IsValid() || !certain {
+			return finding(Bad, "not-published", "publish it again, or give its place with --to and apply",
+				"%s: the host's rules do not lead it to one server any more", s), true
+		}
+		if _, _, certain := o.translation(s, firewall.Output); !certain {
+			return finding(Bad, "not-published", "give its place with --to and apply",
+				"%s: the host's rules translate the clients' connections, but not surely those that the proxy opens", s), true
+		}
+	}
+	if s.Mode != rules.ModeNotrack {
+		return Finding{}, false
+	}
+	fate, restricted := o.Restricts(o.view(s))
+	if !restricted {
+		return Finding{}, false
+	}
+	by := "a rule of the host"
+	if len(fate.By) > 0 {
+		by = fate.By[0].String()
+	}
+	if s.Translated() {
+		return finding(Bad, "access-list", "deny in the raw table, as in: iptables -t raw -A PREROUTING -s SOURCE -j DROP; or protect the server itself, without its translation",
+			"%s: who may reach it is decided by rules that SYNPROXY's clients never meet, since SYNs to a translated address are answered before them: %s", s, by), true
+	}
+	return finding(Warn, "mode", "apply with --mode auto or tracked", "%s: SYNs are not tracked, and a rule of the host may deny them for that, or count on it: %s", s, by), true
+}
+
+// refuse returns an error if a finding is fatal.
+func refuse(found []Finding) error {
+	var faults []error
+	hint := ""
+	for _, f := range found {
+		if f.Severity == Bad {
+			faults = append(faults, errors.New(f.Message))
+			if hint == "" {
+				hint = f.Hint
+			}
+		}
+	}
+	if faults == nil {
+		return nil
+	}
+	return Errorf(Conflict, hint+"; synproxyctl doctor tells more, --force applies all the same", "%w", errors.Join(faults...))
+}
