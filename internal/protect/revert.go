@@ -139,7 +139,8 @@ func (h *Host) withdraw(ctx context.Context, s store, rec *record, r *Reverted) 
 	}
 	fail := func(err error) error { return u.rollback(ctx, err) }
 	next := *rec
-	next.Draining, next.Pending, next.Warming, next.Unwatched = true, nil, false, false
+	next.Draining, next.Pending = true, nil
+	next.Unfinished, next.Unwatched, next.Warming = false, false, false
 	if len(ours) > 0 && !slices.ContainsFunc(ours, func(o held) bool { return o.backend.Name() == rec.Backend }) {
 		// A move to another backend was cut short before it began.
 		next.Backend = ours[0].backend.Name()
