@@ -26,6 +26,8 @@ type sequence struct {
 	lost bool // proxied connections may be given up by it
 	// unwatched tells that conntrack is off before. There is then one service, on the firewall itself.
 	unwatched bool
+	pending   time.Duration // if a change to what is protected after is on trial before: for how long
+	guarded   bool          // the guard of the try lives, and takes back what the kill has left
 }
 
 // web returns a service on the server, which speaks second.
@@ -55,7 +57,11 @@ var (
 	}
 )
 
+// trial is how long a try lasts.
+const trial = time.Second
+
 func sequences() []sequence {
+	lessServices, tryServices := firstServices[:2], secondServices[:2]
 	none, warmup := time.Duration(0), 200*time.Millisecond
 	own := webService(lab.FirewallV4, 80, rules.ModeTracked, func(s *protect.Service) { s.Hook = rules.Input })
 	return []sequence{
@@ -66,6 +72,12 @@ func sequences() []sequence {
 		{name: "revert", from: firstServices, do: deed{Do: "revert"}},
 		{name: "revert, connections", from: firstServices, do: deed{Do: "revert", Removal: protect.Removal{Drain: &none}}, held: true},
 		{name: "revert --now", from: firstServices, do: deed{Do: "revert", Removal: protect.Removal{Now: true}}, held: true, lost: true},
+		{name: "try, guarded", from: lessServices, to: tryServices, do: deed{Do: "apply", Try: trial}, held: true, guarded: true},
+		{name: "first try, guarded", to: tryServices, do: deed{Do: "apply", Try: trial}, guarded: true},
+		{name: "try", from: lessServices, to: tryServices, do: deed{Do: "apply", Try: trial, Alone: true}, held: true},
+		{name: "confirm", from: lessServices, to: tryServices, do: deed{Do: "confirm"}, held: true, pending: time.Minute},
+		{name: "expiry", from: lessServices, to: tryServices, do: deed{Do: "await"}, held: true, pending: time.Nanosecond},
+		{name: "expiry of a first", to: tryServices, do: deed{Do: "await"}, pending: time.Nanosecond},
 	}
 }
 
@@ -80,6 +92,9 @@ func TestCrash(t *testing.T) {
 		for b, backend := range backends {
 			for _, during := range []bool{false, true} {
 				for part := range lanes {
+					if during && part != b {
+						continue // between the same events the other backend is killed
+					}
 					jobs = append(jobs, func() {
 						t.Run(fmt.Sprintf("%s/%s/during=%v/%d", seq.name, backend, during, part), func(t *testing.T) {
 							l := newLane(t, seq, backend)
@@ -98,7 +113,7 @@ const lanes = 2
 
 // atOnce does jobs, a few at a time: they wait most of the time.
 func atOnce(jobs []func()) {
-	const most = 6
+	const most = 10
 	var wg sync.WaitGroup
 	next := make(chan func())
 	for range most {
@@ -124,10 +139,12 @@ type lane struct {
 	backend   string // of the protection before
 	target    string // of the protection after
 	absent    string // how the host is without protection
+	begun     string // how it is before the sequence
 	wanted    string // how it is when the sequence has succeeded
-	old       []*caller
-	idle      []*caller // that say nothing until all is over
-	proxied   []*caller
+	try       string // the name of what is on trial
+	old       []*talker
+	idle      []*talker // that say nothing until all is over
+	proxied   []*talker
 	addresses []netip.AddrPort
 }
 
@@ -152,11 +169,12 @@ func newLane(t *testing.T, seq sequence, backend string) *lane {
 		runInput(t, l.fw, trackAll, "nft", "-f", "-")
 	}
 	for _, a := range l.addresses {
-		l.old = append(l.old, callUp(t, l.topo.Client, a))
+		l.old = append(l.old, dialTalker(t, "before everything", l.topo.Client, a))
 	}
 	l.talk("before everything", l.old)
 	l.absent = l.state()
 	l.reset()
+	l.begun = l.state()
 	if seq.to != nil {
 		l.apply(seq.to, l.target)
 		l.wanted = l.state()
@@ -182,7 +200,7 @@ func (l *lane) apply(services []protect.Service, backend string) {
 func (l *lane) reset() {
 	l.t.Helper()
 	for _, c := range l.proxied {
-		c.Close()
+		c.conn.Close()
 	}
 	l.proxied = nil
 	l.quiet()
@@ -191,17 +209,31 @@ func (l *lane) reset() {
 		return err
 	})
 	if l.seq.unwatched {
-		l.idle = append(l.idle, callUp(l.t, l.topo.Client, l.addresses[0]))
+		l.idle = append(l.idle, dialTalker(l.t, "idle", l.topo.Client, l.addresses[0]))
 	}
-	if l.seq.from == nil {
+	if l.seq.from != nil {
+		l.apply(l.seq.from, l.backend)
+	}
+	if l.seq.held {
+		l.connect()
+	}
+	if l.seq.pending == 0 {
 		return
 	}
-	l.apply(l.seq.from, l.backend)
-	if !l.seq.held {
-		return
-	}
+	on(l.t, l.fw, func() error {
+		_, err := (&protect.Host{}).Apply(l.t.Context(), protect.Order{
+			Services: l.seq.to, Backend: l.target, Try: l.seq.pending,
+			Guard: func(name string) (func(), error) { l.try = name; return func() {}, nil },
+		})
+		return err
+	})
+}
+
+// connect opens a proxied connection to each service.
+func (l *lane) connect() {
+	l.t.Helper()
 	for _, s := range l.seq.from {
-		l.proxied = append(l.proxied, callUp(l.t, l.topo.Client, netip.AddrPortFrom(s.Destination.Addr(), s.Port)))
+		l.proxied = append(l.proxied, dialTalker(l.t, "proxied", l.topo.Client, netip.AddrPortFrom(s.Destination.Addr(), s.Port)))
 	}
 	l.talk("before the deed", l.proxied)
 }
@@ -211,17 +243,19 @@ func (l *lane) quiet() {
 	l.t.Helper()
 	l.talk("all over, idle", l.idle)
 	for _, c := range l.idle {
-		c.Close()
+		c.conn.Close()
 	}
 	l.idle = nil
 }
 
 // talk speaks on open connections, which must answer within a second.
-func (l *lane) talk(when string, list []*caller) {
+func (l *lane) talk(when string, list []*talker) {
 	l.t.Helper()
 	for _, c := range list {
-		if err := c.try(time.Second); err != nil {
-			l.t.Errorf("%s: connection to %v: %v", when, c.RemoteAddr(), err)
+		start := time.Now()
+		err := c.talk()
+		if took := time.Since(start); err != nil || took > time.Second {
+			l.t.Errorf("%s: connection to %v: %v after %v", when, c.conn.RemoteAddr(), err, took)
 		}
 	}
 }
@@ -259,7 +293,7 @@ func (l *lane) walk(table *matrix, during bool, part, turn int) {
 	d.Services, d.Backend, d.During, d.Signal = seq.to, l.target, during, syscall.SIGKILL
 	for n := 1 + part; ; n += lanes {
 		l.reset()
-		d.At = n
+		d.At, d.Name = n, l.try
 		got := perform(l.t, l.fw, d)
 		if got.result != nil && len(got.events) < n {
 			return // it came to its end
@@ -279,17 +313,42 @@ func (l *lane) walk(table *matrix, during bool, part, turn int) {
 			defer func() { l.t = outer }()
 			l.t = t
 			ending := []string{"apply", "revert"}[(n/lanes+turn)%2]
-			l.aftermath(ending)
+			if seq.guarded {
+				ending = "guard"
+				l.takenBack(got)
+			} else {
+				l.aftermath(ending, got)
+			}
 			table.set(seq.name, fmt.Sprintf("%02d %s", n, event), l.backend, ending, !t.Failed())
 		})
 	}
 }
 
+// takenBack waits for the guard to take back what the kill has left.
+func (l *lane) takenBack(got done) {
+	l.t.Helper()
+	l.works("after the kill", true)
+	l.looks("after the kill")
+	const patience = trial + 8*time.Second
+	for end := time.Now().Add(patience); got.guard != 0 && runs(got.guard) && time.Now().Before(end); {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if got.guard != 0 && runs(got.guard) {
+		l.t.Errorf("the guard runs on")
+		_ = syscall.Kill(got.guard, syscall.SIGKILL)
+	}
+	l.works("after the guard", true)
+	sameDump(l.t, l.begun, l.state())
+}
+
 // aftermath looks at what a kill has left, and leads it to one end or the other.
-func (l *lane) aftermath(ending string) {
+func (l *lane) aftermath(ending string, got done) {
 	l.t.Helper()
 	l.works("after the kill", !l.seq.lost)
 	l.looks("after the kill")
+	if l.seq.do.Try != 0 && slices.Contains(got.events, "record") {
+		l.tells(got)
+	}
 	if ending == "apply" && l.seq.to != nil {
 		l.apply(l.seq.to, l.target)
 		l.works("after apply", !l.seq.lost)
@@ -322,7 +381,7 @@ func (l *lane) aftermath(ending string) {
 		}
 	}
 	for _, c := range l.proxied {
-		c.Close()
+		c.conn.Close()
 	}
 	if err := <-end; err != nil {
 		l.t.Errorf("revert: %v", err)
@@ -330,6 +389,23 @@ func (l *lane) aftermath(ending string) {
 	l.works("after revert", false)
 	l.quiet()
 	sameDump(l.t, l.absent, l.state())
+}
+
+// tells checks that nobody can take a try without its guard for something permanent.
+func (l *lane) tells(got done) {
+	l.t.Helper()
+	if status := mustDo(l.t, l.fw, 0, "status"); status["pending"] == nil {
+		l.t.Errorf("status does not tell that something is pending: %v", status)
+	}
+	code := "cut-short"
+	if got.last() == "end" {
+		code = "try-expired"
+		time.Sleep(trial)
+	}
+	if found := codes(mustDo(l.t, l.fw, 3, "verify")); !slices.Contains(found, code) {
+		l.t.Errorf("verify found %v, not %s", found, code)
+	}
+	mustDo(l.t, l.fw, 5, "confirm")
 }
 
 // A matrix collects what became of each kill.
@@ -349,7 +425,7 @@ func (m *matrix) set(seq, event, backend, ending string, good bool) {
 		m.cells[row] = map[string]bool{}
 		m.rows = append(m.rows, row)
 	}
-	m.cells[row][backend+", then "+ending] = good
+	m.cells[row][strings.TrimPrefix(backend, "iptables-")+", then "+ending] = good
 }
 
 // print shows the matrix.
@@ -357,7 +433,8 @@ func (m *matrix) print(t *testing.T) {
 	t.Helper()
 	var columns []string
 	for _, backend := range backends {
-		columns = append(columns, backend+", then apply", backend+", then revert")
+		short := strings.TrimPrefix(backend, "iptables-")
+		columns = append(columns, short+", then apply", short+", then revert", short+", then guard")
 	}
 	slices.Sort(m.rows)
 	var b strings.Builder

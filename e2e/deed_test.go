@@ -39,6 +39,7 @@ type deed struct {
 	At     int            // the event that something happens at; 0: nothing happens
 	During bool           // while a program changes the rules after that event, not at the event itself
 	Signal syscall.Signal // sent to itself
+	Alone  bool           // and before that, SIGKILL to the guard
 	Shell  string         // run by sh
 }
 
@@ -59,6 +60,7 @@ type doer struct {
 	ctx    context.Context
 	count  int
 	phases map[string]bool
+	guard  int
 }
 
 // deedChild does a deed.
@@ -76,7 +78,7 @@ func deedChild(text string) int {
 	var err error
 	switch d.Do {
 	case "apply":
-		_, err = h.Apply(ctx, protect.Order{Services: d.Services, Backend: d.Backend, Try: d.Try, Warmup: d.Warmup, Guard: startTestGuard})
+		_, err = h.Apply(ctx, protect.Order{Services: d.Services, Backend: d.Backend, Try: d.Try, Warmup: d.Warmup, Guard: e.startGuard})
 	case "revert":
 		var r *protect.Reverted
 		if r, err = h.Revert(ctx, d.Removal); r != nil {
@@ -120,6 +122,9 @@ func (e *doer) happen() {
 			fmt.Printf("shell %v %s\n", err, out)
 		}
 	}
+	if e.Alone && e.guard != 0 {
+		_ = syscall.Kill(e.guard, syscall.SIGKILL)
+	}
 	if e.Signal != 0 {
 		_ = syscall.Kill(os.Getpid(), e.Signal)
 		<-e.ctx.Done() // which a SIGKILL does not live to see
@@ -145,8 +150,8 @@ func (d dying) Apply(ctx context.Context, s rules.Step) error {
 	return d.Backend.Apply(ctx, s)
 }
 
-// startTestGuard starts the program as a guard, as the program itself does, and says which process that is.
-func startTestGuard(name string) (func(), error) {
+// startGuard starts the program as a guard, as the program itself does, and says which process that is.
+func (e *doer) startGuard(name string) (func(), error) {
 	cmd := exec.Command(filepath.Join(os.Getenv(envBuild), "synproxyctl"), "guard", name)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	out, err := cmd.StdoutPipe()
@@ -159,7 +164,8 @@ func startTestGuard(name string) (func(), error) {
 	if said, err := bufio.NewReader(out).ReadString('\n'); said != "ready\n" {
 		return nil, fmt.Errorf("guard said %q: %w", said, err)
 	}
-	fmt.Printf("guard %d\n", cmd.Process.Pid)
+	e.guard = cmd.Process.Pid
+	fmt.Printf("guard %d\n", e.guard)
 	return func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -243,8 +249,8 @@ func parseDone(t testing.TB, output string) done {
 	return d
 }
 
-// alive tells whether a process runs; one that has ended and waits for its parent does not.
-func alive(pid int) bool {
+// runs tells whether a process runs; one that has ended and waits for its parent does not.
+func runs(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return false
