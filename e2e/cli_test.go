@@ -110,7 +110,8 @@ func TestDryRunIsReality(t *testing.T) {
 				if dry["dry_run"] != true || dry["verified"] != false || done["dry_run"] != false || done["verified"] != true || done["changed"] != true {
 					t.Errorf("dry: %v\ndone: %v", dry, done)
 				}
-				for _, differs := range []string{"dry_run", "verified"} {
+				// What a warm-up sees is not known before.
+				for _, differs := range []string{"dry_run", "verified", "connections"} {
 					delete(dry, differs)
 					delete(done, differs)
 				}

@@ -29,7 +29,7 @@ func TestLiveForged(t *testing.T) {
 			host, _ := p.host(topo)
 			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
 			target := p.target(web, rules.FirstClient)
-			mustDo(t, fw, 0, "apply", web.String(), "--first", "client", "--backend", rules.NFT)
+			mustDo(t, fw, 0, "apply", web.String(), "--first", "client", "--backend", rules.NFT, "--mode", "tracked")
 			const forged = "12&0x3F=2:61" // the last bits of the source; the client's are 1
 
 			chain := strings.ToUpper(string(p.hook))

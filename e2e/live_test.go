@@ -88,7 +88,7 @@ func TestLiveProof(t *testing.T) {
 						t.Errorf("before apply: %s %s %s", r.Verdict, r.Code, r.Message)
 					}
 				}
-				mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend)
+				mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
 				for _, r := range prove(t, topo.Firewall, targets...) {
 					checkProven(t, r)
 				}
@@ -96,7 +96,7 @@ func TestLiveProof(t *testing.T) {
 				chain := strings.ToUpper(string(p.hook))
 				unhook(t, topo.Firewall, p.program(backend), "security", chain)
 				proveOne(t, topo.Firewall, targets[0], live.Failed, live.NotProxied)
-				mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend)
+				mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
 				unhook(t, topo.Firewall, p.program(backend), "mangle", chain)
 				// SYNs are answered, but nobody judges the cookies that come back.
 				if r := prove(t, topo.Firewall, targets[1])[0]; r.Verdict == live.Proven {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -104,6 +105,10 @@ func TestRestrictiveFirewall(t *testing.T) {
 					if p.family == rules.IPv6 {
 						run(t, topo.Firewall, program, "-A", chain, "-p", "ipv6-icmp", "-j", "ACCEPT")
 					}
+				}
+				for _, server := range []netip.AddrPort{web, mail} {
+					run(t, topo.Firewall, program, "-A", strings.ToUpper(string(p.hook)), "-p", "tcp", "-d", server.Addr().String(),
+						"--dport", fmt.Sprint(server.Port()), "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
 				}
 				// Its own programs, the probe among them, may go out.
 				run(t, topo.Firewall, program, "-A", "OUTPUT", "-m", "addrtype", "--src-type", "LOCAL", "-j", "ACCEPT")

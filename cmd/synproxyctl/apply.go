@@ -72,7 +72,10 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.Progress, h.Announce = waiting(e.err), func(fs []protect.Finding) { announce(e.err, fs) }
+	h.Progress = waiting(e.err)
+	if !c.Bool("json") { // what reads it finds them in the object
+		h.Announce = func(fs []protect.Finding) { announce(e.err, fs) }
+	}
 	targets, err := readTargets(c.Context, e, c.Args().Slice(), target.Target.CheckApply)
 	if err != nil {
 		return nil, err

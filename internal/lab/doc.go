@@ -13,6 +13,9 @@
 // firewall, sysctls and /run are never touched, and no packet leaves. Each host is also known to
 // `ip netns exec NAME` as long as the lab stands, seen from inside (see [Host.Namespace]).
 //
+// A link forwards at once and loses nothing. [World.NewTopologyOver] puts a [Relay] between the client and the
+// firewall, which delays and loses packets as the Internet does, or as a test wants.
+//
 // The package needs Linux with network namespaces and veth; it needs no root where unprivileged user namespaces
-// are allowed. It does not delay or lose packets on purpose, and it knows nothing about SYNPROXY rules.
+// are allowed. It limits no link's bandwidth, and it knows nothing about SYNPROXY rules.
 package lab

@@ -32,11 +32,23 @@ type peer struct {
 // An mtu of 0 means the kernel's 1500.
 func (l *Lab) Link(a, b Port, mtu int) error {
 	n := l.nextLink()
-	for i, p := range []*Port{&a, &b} {
-		if p.MAC == nil {
-			p.MAC = net.HardwareAddr{0x02, 0x77, 0, byte(n >> 8), byte(n), byte(i + 1)}
-		}
+	a.identify(n, 1)
+	b.identify(n, 2)
+	if err := veth(a, b, mtu); err != nil {
+		return err
 	}
+	return introduce(a, b)
+}
+
+// identify gives the port a MAC of its own if it has none: end of link n.
+func (p *Port) identify(n, end int) {
+	if p.MAC == nil {
+		p.MAC = net.HardwareAddr{0x02, 0x77, 0, byte(n >> 8), byte(n), byte(end)}
+	}
+}
+
+// veth makes the pair of interfaces.
+func veth(a, b Port, mtu int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = a.Name, mtu, a.MAC
 	veth := netlink.NewVeth(attrs)
@@ -45,6 +57,11 @@ func (l *Lab) Link(a, b Port, mtu int) error {
 	if err := a.Host.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("link %s:%s to %s:%s: %w", a.Host.name, a.Name, b.Host.name, b.Name, err)
 	}
+	return nil
+}
+
+// introduce brings both ends up and tells each about the other.
+func introduce(a, b Port) error {
 	for _, end := range [][2]Port{{a, b}, {b, a}} {
 		if err := end[0].configure(end[1]); err != nil {
 			return fmt.Errorf("link %s:%s: %w", end[0].Host.name, end[0].Name, err)

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"hash"
 	"hash/crc32"
@@ -16,8 +17,11 @@ const maxLine = 4096
 
 // serve handles one connection. Its errors are the client's to see: a connection that ends too early.
 func (m Mode) serve(c net.Conn) {
+	lines := bufio.NewReaderSize(c, maxLine)
 	if m == Bulk {
-		serveBulk(c)
+		if line, err := lines.ReadSlice('\n'); err == nil {
+			_, _ = serveBulk(c, lines, string(line)) // the client counts
+		}
 		return
 	}
 	if m == ServerFirst {
@@ -25,11 +29,15 @@ func (m Mode) serve(c net.Conn) {
 			return
 		}
 	}
-	lines := bufio.NewReaderSize(c, maxLine)
 	for {
 		line, err := lines.ReadSlice('\n')
 		if err != nil {
 			return
+		}
+		if known, err := serveBulk(c, lines, string(line)); err != nil {
+			return
+		} else if known {
+			continue
 		}
 		if _, err := c.Write(line); err != nil || string(line) == Bye {
 			return
@@ -37,30 +45,28 @@ func (m Mode) serve(c net.Conn) {
 	}
 }
 
-// The bulk protocol, a line each way: "put N", N bytes, answered by "N CRC"; or "get N", answered by N bytes.
+// The bulk protocol, a line each way: "put N", N bytes, answered by "N CRC"; or "get N", answered by N bytes. A
+// [Bulk] server does one request a connection, the others any number, among the lines that they echo.
 const (
 	putRequest = "put %d\n"
 	getRequest = "get %d\n"
 	putAnswer  = "%d %08x\n"
 )
 
-func serveBulk(c net.Conn) {
-	r := bufio.NewReader(c)
-	line, err := r.ReadString('\n')
-	if err != nil {
-		return
-	}
+// serveBulk does a request of the bulk protocol, and reports whether the line is one.
+func serveBulk(c net.Conn, r io.Reader, line string) (known bool, err error) {
 	var n int64
 	if _, err := fmt.Sscanf(line, getRequest, &n); err == nil {
-		_, _ = io.CopyBuffer(writerOnly{c}, io.LimitReader(&pattern{}, n), make([]byte, chunk)) // the client counts
-		return
+		_, err := io.CopyBuffer(writerOnly{c}, io.LimitReader(&pattern{}, n), make([]byte, chunk))
+		return true, err
 	}
 	if _, err := fmt.Sscanf(line, putRequest, &n); err != nil {
-		return
+		return false, nil
 	}
 	sum := newSum()
-	got, _ := io.CopyBuffer(sum, io.LimitReader(r, n), make([]byte, chunk))
-	fmt.Fprintf(c, putAnswer, got, sum.Sum32())
+	got, err := io.CopyBuffer(sum, io.LimitReader(r, n), make([]byte, chunk))
+	_, failed := fmt.Fprintf(c, putAnswer, got, sum.Sum32())
+	return true, errors.Join(err, failed)
 }
 
 // newSum returns the checksum of bulk data.

@@ -17,7 +17,8 @@ import (
 type Mode int
 
 const (
-	// ClientFirst answers each line with the same line, as an HTTP server answers a request.
+	// ClientFirst answers each line with the same line, as an HTTP server answers a request, except for the
+	// requests of a [Soak]'s uploads and downloads.
 	ClientFirst Mode = iota
 	// ServerFirst writes [Banner] at once and then behaves like ClientFirst, as SSH and SMTP servers do.
 	ServerFirst
@@ -70,7 +71,8 @@ type Server struct {
 // the start only.
 func (h *Host) Serve(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	s := &Server{host: h, mode: cfg.Mode, conns: map[net.Conn]struct{}{}}
-	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+	// A connection says nothing of its own accord: some tests want it silent.
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
 		return control(raw, cfg.setOptions)
 	}}
 	lc.SetMultipathTCP(false) // MPTCP sockets refuse some options, and their SYN+ACKs are not what we want to measure

@@ -42,18 +42,26 @@ var (
 type Topology struct {
 	*Lab
 	Client, Firewall, Server, Attacker *Host
+	// Relay is the client's way to the firewall, or nil when that is a plain link.
+	Relay *Relay
 }
 
 // NewTopology builds the standard topology. Close it when done.
-func (w *World) NewTopology() (*Topology, error) {
+func (w *World) NewTopology() (*Topology, error) { return w.newTopology(nil) }
+
+// NewTopologyOver builds the standard topology with a long way between the client and the firewall: a [Relay]
+// which cfg describes.
+func (w *World) NewTopologyOver(cfg RelayConfig) (*Topology, error) { return w.newTopology(&cfg) }
+
+func (w *World) newTopology(wan *RelayConfig) (*Topology, error) {
 	t := &Topology{Lab: w.NewLab()}
-	if err := t.build(); err != nil {
+	if err := t.build(wan); err != nil {
 		return nil, fmt.Errorf("topology: %w", errors.Join(err, t.Close()))
 	}
 	return t, nil
 }
 
-func (t *Topology) build() error {
+func (t *Topology) build(wan *RelayConfig) error {
 	for name, h := range map[string]**Host{
 		"client": &t.Client, "fw": &t.Firewall, "server": &t.Server, "attacker": &t.Attacker,
 	} {
@@ -74,7 +82,13 @@ func (t *Topology) build() error {
 	} {
 		far := Port{Host: l.far, Name: "eth0", Addresses: onLink(l.far4, l.far6)}
 		near := Port{Host: t.Firewall, Name: l.near, Addresses: onLink(l.near4, l.near6)}
-		if err := t.Link(far, near, 0); err != nil {
+		var err error
+		if l.far == t.Client && wan != nil {
+			t.Relay, err = t.LinkOver(far, near, 0, *wan)
+		} else {
+			err = t.Link(far, near, 0)
+		}
+		if err != nil {
 			return err
 		}
 		if err := errors.Join(l.far.AddRoute(defaultV4, l.near4), l.far.AddRoute(defaultV6, l.near6)); err != nil {

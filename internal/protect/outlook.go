@@ -69,10 +69,19 @@ func (o outlook) modes(services []Service) {
 	}
 }
 
-// best returns the mode that suits the host's own rules.
+// best returns the mode that suits the host's own rules: with SYNs that are not
+// tracked only if each of them surely passes, whether it is or not.
 func (o outlook) best(s Service) rules.Mode {
 	s.Mode = rules.ModeNotrack
-	if _, restricted := o.Restricts(o.view(s)); restricted {
+	v := o.view(s)
+	if _, restricted := o.Restricts(v); restricted {
+		return rules.ModeTracked
+	}
+	untracked := firewall.Packet{
+		Hook: v.Hook, In: v.Interfaces, Destination: v.Destination, DestinationPort: v.Port, DestinationLocal: v.Hook == firewall.Input,
+		Flags: rules.SYN, States: rules.Untracked,
+	}
+	if o.Fate(untracked, firewall.Everything).Outcome != firewall.Accepted {
 		return rules.ModeTracked
 	}
 	return rules.ModeNotrack
