@@ -113,7 +113,7 @@ const lanes = 2
 
 // atOnce does jobs, a few at a time: they wait most of the time.
 func atOnce(jobs []func()) {
-	const most = 10
+	const most = 8
 	var wg sync.WaitGroup
 	next := make(chan func())
 	for range most {
