@@ -162,7 +162,8 @@ func (h *Host) withdraw(ctx context.Context, s store, rec *record, r *Reverted) 
 		return fail(err)
 	}
 	r.State = Draining
-	return h.step(ctx, "draining")
+	_ = h.step(ctx, "draining") // from here on, the end of ctx ends a wait
+	return nil
 }
 
 // leaveAnchors takes everything away but the anchors of the record's backend,
@@ -228,14 +229,12 @@ func (h *Host) drain(ctx context.Context, s store, r *Reverted, limit *time.Dura
 	defer ticker.Stop()
 	most := 0
 	for {
-		n, err := kernel.AliveProxied(ctx, nil)
-		if err != nil && ctx.Err() == nil {
+		n, err := kernel.AliveProxied(context.WithoutCancel(ctx), nil) // told at the end of ctx, too
+		if err != nil {
 			return Errorf(Failed, "the namespace is draining; see what is wrong, and run synproxyctl revert again", "proxied connections could not be counted: %w", err)
 		}
-		if err == nil {
-			r.Remaining = n
-		}
-		if err == nil && n == 0 {
+		r.Remaining = n
+		if n == 0 {
 			h.progress("proxied connections ended", most, most)
 			return h.finish(ctx, s, r)
 		}
