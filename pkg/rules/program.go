@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -64,8 +65,13 @@ func run(ctx context.Context, path string, stdin []byte, args ...string) ([]byte
 	}
 	cmd.Dir = "/"
 	cmd.Stdin = bytes.NewReader(stdin)
-	// A group of its own: Ctrl-C on the terminal is for us, not for it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A group of its own: Ctrl-C on the terminal is for us, not for it. But it must
+	// not outlive us: while it waits for the xtables lock, another instance could
+	// find our lock free, and change what it has been told to change. The signal
+	// is sent at the end of the thread, not only of the process.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
