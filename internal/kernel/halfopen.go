@@ -63,7 +63,7 @@ func Forget(ctx context.Context, conns []Conn) (int, error) {
 	for len(conns) > 0 {
 		batch := conns[:min(len(conns), maxBatch)]
 		conns = conns[len(batch):]
-		n, err := d.forget(ctx, batch)
+		n, err := d.forget(ctx, batch, Conn.halfOpen)
 		deleted += n
 		if err != nil {
 			return deleted, err
@@ -75,6 +75,11 @@ func Forget(ctx context.Context, conns []Conn) (int, error) {
 // ForgetHalfOpen is [Forget] of all that [HalfOpen] would return if it had no
 // limit: it deletes while it reads the table and holds only a few entries.
 func ForgetHalfOpen(ctx context.Context, match func(netip.AddrPort) bool) (int, error) {
+	return forgetAll(ctx, func(c Conn) bool { return c.halfOpen() && matched(match, c) }, Conn.halfOpen)
+}
+
+// forgetAll deletes the wanted entries that are still so when it comes to them.
+func forgetAll(ctx context.Context, wanted, still func(Conn) bool) (int, error) {
 	d, err := openDialogue()
 	if err != nil {
 		return 0, err
@@ -83,13 +88,13 @@ func ForgetHalfOpen(ctx context.Context, match func(netip.AddrPort) bool) (int, 
 	deleted := 0
 	batch := make([]Conn, 0, maxBatch)
 	flush := func() error {
-		n, err := d.forget(ctx, batch)
+		n, err := d.forget(ctx, batch, still)
 		deleted += n
 		batch = batch[:0]
 		return err
 	}
 	err = walkTCP(ctx, func() { batch = batch[:0] }, func(c Conn) error {
-		if !c.halfOpen() || !matched(match, c) {
+		if !wanted(c) {
 			return nil
 		}
 		if batch = append(batch, c); len(batch) < maxBatch {
@@ -104,10 +109,10 @@ func ForgetHalfOpen(ctx context.Context, match func(netip.AddrPort) bool) (int, 
 }
 
 // forget looks at the entries once more and deletes those that are still the
-// same and half open.
-func (d *dialogue) forget(ctx context.Context, conns []Conn) (deleted int, err error) {
+// same, and still as they were.
+func (d *dialogue) forget(ctx context.Context, conns []Conn, as func(Conn) bool) (deleted int, err error) {
 	if err := ctx.Err(); err != nil {
-		return 0, fmt.Errorf("forget half-open connections: %w", err)
+		return 0, fmt.Errorf("forget connections: %w", err)
 	}
 	requests := make([]request, len(conns))
 	for i, c := range conns {
@@ -121,7 +126,7 @@ func (d *dialogue) forget(ctx context.Context, conns []Conn) (deleted int, err e
 	for i, a := range answers {
 		if a.err == nil {
 			var now Conn
-			if now, a.err = parseConn(a.data); a.err == nil && now.halfOpen() && now.id == conns[i].id {
+			if now, a.err = parseConn(a.data); a.err == nil && as(now) && (now.id == conns[i].id || conns[i].id == 0) {
 				still = append(still, request{command: nl.IPCTNL_MSG_CT_DELETE, payload: conns[i].naming()})
 			}
 		}
@@ -138,7 +143,7 @@ func (d *dialogue) forget(ctx context.Context, conns []Conn) (deleted int, err e
 		case a.err == nil:
 			deleted++
 		case !errors.Is(a.err, unix.ENOENT):
-			err = fmt.Errorf("forget a half-open connection: %w", a.err)
+			err = fmt.Errorf("forget a connection: %w", a.err)
 		}
 	}
 	return deleted, err

@@ -156,14 +156,14 @@ func (h *Host) warmUp(ctx context.Context, s store, p *plan, u *undo, retreat fu
 	if err := h.step(ctx, "conntrack"); err != nil {
 		return nil, err
 	}
-	if _, err := carry(ctx); err != nil {
+	if _, err := carry(ctx, func(s kernel.Socket) bool { return !s.Closing }); err != nil {
 		return nil, err
 	}
-	if err := h.wait(ctx, "conntrack warm-up", time.Duration(p.earlier.Warmup*float64(time.Second))); err != nil {
+	if err := h.watch(ctx, p); err != nil {
 		return nil, err
 	}
 	// Once more: of what was picked up meanwhile, conntrack lacks the window scale.
-	found, err := carry(ctx)
+	found, err := carry(ctx, func(kernel.Socket) bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -187,11 +187,33 @@ func (h *Host) warmUp(ctx context.Context, s store, p *plan, u *undo, retreat fu
 	return found, nil
 }
 
+// watch lets conntrack take up what is active. Of connections that ended just
+// when it was switched on it has taken up the last packets; halfway, and once
+// more near the end, it forgets those, and what goes on is taken up again.
+func (h *Host) watch(ctx context.Context, p *plan) error {
+	whole := time.Duration(p.earlier.Warmup * float64(time.Second))
+	const again = 300 * time.Millisecond // for what goes on to show itself
+	begun := time.Now()
+	for _, until := range []time.Duration{whole / 2, max(whole/2, whole-again)} {
+		if err := h.wait(ctx, "conntrack warm-up", time.Until(begun.Add(until))); err != nil {
+			return err
+		}
+		if _, err := kernel.ForgetRemains(ctx, serversOf(p.new.Services)); err != nil {
+			return err
+		}
+	}
+	return h.wait(ctx, "conntrack warm-up", time.Until(begun.Add(whole)))
+}
+
 // carry tells conntrack of the connections of this host that it does not know.
-func carry(ctx context.Context) ([]Finding, error) {
+func carry(ctx context.Context, which func(kernel.Socket) bool) ([]Finding, error) {
 	sockets, err := kernel.LocalConnections(ctx)
 	if err == nil {
+		sockets = slices.DeleteFunc(sockets, func(s kernel.Socket) bool { return !which(s) })
 		_, err = kernel.Carry(ctx, sockets)
+	}
+	if err == nil {
+		err = forgetEnded(ctx, sockets)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -201,6 +223,22 @@ func carry(ctx context.Context) ([]Finding, error) {
 			"some idle connections of this host could not be carried over: %v", err)}, nil
 	}
 	return nil, nil
+}
+
+// forgetEnded deletes the entries of those connections that ended while they
+// were carried over.
+func forgetEnded(ctx context.Context, carried []kernel.Socket) error {
+	now, err := kernel.LocalConnections(ctx)
+	if err != nil {
+		return err
+	}
+	open := make(map[[2]netip.AddrPort]bool, len(now))
+	for _, s := range now {
+		open[[2]netip.AddrPort{s.Local, s.Remote}] = true
+	}
+	ended := slices.DeleteFunc(carried, func(s kernel.Socket) bool { return open[[2]netip.AddrPort{s.Local, s.Remote}] })
+	_, err = kernel.ForgetCarried(ctx, ended)
+	return err
 }
 
 // flip changes a setting that has to change for a while only.
@@ -244,6 +282,19 @@ func (h *Host) forgetStale(ctx context.Context, p *plan, switched time.Time) ([]
 		return []Finding{finding(Warn, "stale-handshakes", "", "handshakes that were under way could not be told to begin anew: %v", err)}, nil
 	}
 	return nil, h.step(ctx, "stale")
+}
+
+// serversOf matches the addresses that packets of the services' servers come
+// from: behind a translation they bear the server's own.
+func serversOf(services []Service) func(netip.AddrPort) bool {
+	to := map[netip.AddrPort]bool{}
+	for _, s := range services {
+		if s.To.IsValid() {
+			to[s.To] = true
+		}
+	}
+	at := serves(services)
+	return func(a netip.AddrPort) bool { return to[a] || at(a) }
 }
 
 // begins matches the services that were not protected before; nil if there is none.
