@@ -74,10 +74,10 @@ func (h *Host) readBack(ctx context.Context, p *plan) ([]Finding, error) {
 
 // change makes the planned changes and notes in u how to undo them.
 func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) ([]Finding, error) {
-	u.record = func() error { return s.put(p.old) }
 	if err := s.save(p.new); err != nil {
-		return nil, err
+		return nil, err // the old one is still there
 	}
+	u.record = func() error { return s.put(p.old) }
 	if err := h.step(ctx, "record"); err != nil {
 		return nil, err
 	}

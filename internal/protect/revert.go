@@ -131,12 +131,6 @@ func (h *Host) withdraw(ctx context.Context, s store, rec *record, r *Reverted) 
 	}
 	back := *rec
 	var u undo
-	u.record = func() error {
-		if back.Unknown && len(back.Services) == 0 {
-			return s.put(nil)
-		}
-		return s.put(&back)
-	}
 	fail := func(err error) error { return u.rollback(ctx, err) }
 	next := *rec
 	next.Draining, next.Pending = true, nil
@@ -146,7 +140,13 @@ func (h *Host) withdraw(ctx context.Context, s store, rec *record, r *Reverted) 
 		next.Backend = ours[0].backend.Name()
 	}
 	if err := s.save(&next); err != nil {
-		return fail(err)
+		return err // the old one is still there
+	}
+	u.record = func() error {
+		if back.Unknown && len(back.Services) == 0 {
+			return s.put(nil)
+		}
+		return s.put(&back)
 	}
 	if err := h.step(ctx, "record"); err != nil {
 		return fail(err)
