@@ -156,14 +156,11 @@ func (h *Host) warmUp(ctx context.Context, s store, p *plan, u *undo, retreat fu
 	if err := h.step(ctx, "conntrack"); err != nil {
 		return nil, err
 	}
-	if _, err := carry(ctx, func(s kernel.Socket) bool { return !s.Closing }); err != nil {
-		return nil, err
-	}
 	if err := h.watch(ctx, p); err != nil {
 		return nil, err
 	}
-	// Once more: of what was picked up meanwhile, conntrack lacks the window scale.
-	found, err := carry(ctx, func(kernel.Socket) bool { return true })
+	// Those that said nothing: what is active has been taken up by now.
+	found, err := carry(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -206,10 +203,9 @@ func (h *Host) watch(ctx context.Context, p *plan) error {
 }
 
 // carry tells conntrack of the connections of this host that it does not know.
-func carry(ctx context.Context, which func(kernel.Socket) bool) ([]Finding, error) {
+func carry(ctx context.Context) ([]Finding, error) {
 	sockets, err := kernel.LocalConnections(ctx)
 	if err == nil {
-		sockets = slices.DeleteFunc(sockets, func(s kernel.Socket) bool { return !which(s) })
 		_, err = kernel.Carry(ctx, sockets)
 	}
 	if err == nil {
