@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -110,6 +111,20 @@ func systemdRun() string {
 	return ""
 }
 
+// keepToOurselves keeps what our caller has left open in us, such as the lock of
+// a script or the pipe of a pipeline, from programs that outlive us.
+func keepToOurselves() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return // then they are inherited as ever
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
+
 // startDetached starts a guard in a session of its own and waits until it is ready.
 func startDetached(line []string) (stop func(), err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -124,6 +139,7 @@ func startDetached(line []string) (stop func(), err error) {
 	defer out.Close()
 	runtime.LockOSThread() // see rules.PassOn
 	defer runtime.UnlockOSThread()
+	keepToOurselves()
 	p, err := os.StartProcess(line[0], line, &os.ProcAttr{
 		Dir: "/", Files: []*os.File{null, in, null},
 		Env: guardEnv(),

@@ -40,6 +40,11 @@ type record struct {
 	Families []rules.Family `json:"families"`
 	// Window tells that the kernel can open the window of the proxy's SYN+ACK.
 	Window bool `json:"window,omitempty"`
+	// Unfinished tells that an apply has begun to lead there, and has not ended.
+	Unfinished bool `json:"unfinished,omitempty"`
+	// Unwatched tells that conntrack was not watching when this began, and has
+	// not been told of the connections that it does not know.
+	Unwatched bool `json:"unwatched,omitempty"`
 	// Warming tells that loose tracking may be on for a warm-up, though it was
 	// off before.
 	Warming bool `json:"warming,omitempty"`

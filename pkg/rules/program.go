@@ -71,10 +71,13 @@ func run(ctx context.Context, path string, stdin []byte, args ...string) ([]byte
 	}
 	cmd.Dir = "/"
 	cmd.Stdin = bytes.NewReader(stdin)
-	runtime.LockOSThread() // see PassOn
+	// A group of its own: Ctrl-C on the terminal is for us, not for it. But it must
+	// not outlive us: while it waits for the xtables lock, another instance could
+	// find our lock free, and change what it has been told to change. The signal
+	// is sent at the end of the thread, not only of the process.
+	runtime.LockOSThread() // see PassOn, too
 	defer runtime.UnlockOSThread()
-	// A group of its own: Ctrl-C on the terminal is for us, not for it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, AmbientCaps: PassOn()}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, AmbientCaps: PassOn()}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
