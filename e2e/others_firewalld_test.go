@@ -1,0 +1,151 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+// firewalldBus lets everybody do everything: only firewalld and its client are on it.
+const firewalldBus = `<busconfig>
+<type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
+<policy context="default">
+<allow user="*"/><allow own="*"/><allow send_type="method_call"/><allow send_type="signal"/>
+<allow send_requested_reply="true" send_type="method_return"/><allow send_requested_reply="true" send_type="error"/>
+<allow receive_type="method_call"/><allow receive_type="method_return"/><allow receive_type="error"/><allow receive_type="signal"/>
+</policy>
+</busconfig>
+`
+
+// firewalldConf is its configuration; %s is the backend.
+const firewalldConf = `DefaultZone=public
+FirewallBackend=%s
+CleanupOnExit=yes
+CleanupModulesOnExit=no
+IPv6_rpfilter=yes
+FlushAllOnReload=yes
+`
+
+// The zones: clients come in from outside, the server is inside. Files are what firewall-cmd --permanent would write.
+const (
+	zonePublic = `<zone><interface name="eth0"/><interface name="eth2"/>
+<port port="25" protocol="tcp"/><port port="80" protocol="tcp"/>%s</zone>`
+	zoneInside    = `<zone><interface name="eth1"/></zone>`
+	policyThrough = `<policy target="CONTINUE"><ingress-zone name="public"/><egress-zone name="internal"/>
+<port port="25" protocol="tcp"/><port port="80" protocol="tcp"/>%s</policy>`
+)
+
+// firewalldDenials are ways to deny the foe.
+var firewalldDenials = map[string]struct{ rich, file, text string }{
+	"rich rule": {rich: `<rule family="$FAMILY"><source address="$FOE"/><reject/></rule>`},
+	"zone by source": {
+		file: "zones/drop.xml", text: `<zone target="DROP"><source address="$FOE"/></zone>`,
+	},
+}
+
+// firewalld prepares a real firewalld with a bus and a configuration of its own.
+func (s *stand) firewalld(backend, denial string) *annex {
+	s.Helper()
+	a := s.annex()
+	a.mount("/run/dbus")
+	a.mounts = a.mounts[:len(a.mounts)-1] // it is in /run
+	a.mount("/etc/firewalld")
+	a.mount("/var/log")
+	d := firewalldDenials[denial]
+	family := map[rules.Family]string{rules.IPv4: "ipv4", rules.IPv6: "ipv6"}[s.family]
+	rich := strings.ReplaceAll(d.rich, "$FAMILY", family)
+	a.write("/bus.conf", firewalldBus)
+	a.write("/etc/firewalld/firewalld.conf", fmt.Sprintf(firewalldConf, backend))
+	a.write("/etc/firewalld/zones/public.xml", fmt.Sprintf(zonePublic, rich))
+	a.write("/etc/firewalld/zones/internal.xml", zoneInside)
+	a.write("/etc/firewalld/policies/through.xml", fmt.Sprintf(policyThrough, rich))
+	if d.file != "" {
+		a.write("/etc/firewalld/"+d.file, d.text)
+	}
+	a.daemon("dbus-daemon", "--config-file="+a.dir+"/bus.conf", "--nofork", "--nopidfile")
+	until(s, "the bus listens", func() bool {
+		_, err := os.Stat(filepath.Join(a.dir, "run/dbus/system_bus_socket"))
+		return err == nil
+	})
+	return a
+}
+
+// daemon starts a program that runs until the test ends or stop is called.
+func (a *annex) daemon(name string, args ...string) (stop func()) {
+	a.Helper()
+	ctx, cancel := context.WithCancel(a.Context())
+	a.Cleanup(cancel)
+	cmd := a.command(ctx, name, args...)
+	log, err := os.Create(filepath.Join(a.dir, name+".log"))
+	if err != nil {
+		a.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		a.Fatal(err)
+	}
+	return func() {
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			a.Error(err)
+		}
+		_ = cmd.Wait() // how it ends is its own affair
+	}
+}
+
+// start starts firewalld and waits until it has made its rules.
+func (a *annex) startFirewalld() (stop func()) {
+	a.Helper()
+	stop = a.daemon("firewalld", "--nofork", "--nopid")
+	ok := false
+	for range 40 {
+		out, err := a.command(a.Context(), "firewall-cmd", "--state").CombinedOutput()
+		if ok = err == nil && strings.Contains(string(out), "running"); ok {
+			break
+		}
+	}
+	if !ok {
+		log, _ := os.ReadFile(filepath.Join(a.dir, "firewalld.log"))
+		a.Fatalf("firewalld does not run\n%s", log)
+	}
+	return stop
+}
+
+// TestFirewalld protects services behind a real firewalld, which is then reloaded both ways, put into and out of panic,
+// stopped, and started again.
+func TestFirewalld(t *testing.T) {
+	for _, c := range []struct {
+		place
+		backend, own, denial string
+	}{
+		{place{rules.Input, rules.IPv4}, rules.NFT, "nftables", "rich rule"},
+		{place{rules.Forward, rules.IPv6}, rules.NFT, "nftables", "rich rule"},
+		{place{rules.Forward, rules.IPv4}, rules.NFT, "nftables", "zone by source"},
+		{place{rules.Input, rules.IPv6}, rules.Legacy, "nftables", "zone by source"},
+		{place{rules.Input, rules.IPv6}, rules.NFT, "iptables", "rich rule"},
+		{place{rules.Forward, rules.IPv4}, rules.Legacy, "iptables", "zone by source"},
+	} {
+		t.Run(fmt.Sprintf("%s-%s-%s %s", c.backend, c.place, c.own, c.denial), func(t *testing.T) {
+			s := newStand(t, c.place, c.backend)
+			a := s.firewalld(c.own, c.denial)
+			stop := a.startFirewalld()
+			s.asBefore(true, func() { s.apply() })
+			s.flooded()
+			for _, event := range []string{"--reload", "--complete-reload", "--panic-on --panic-off"} {
+				for _, arg := range strings.Fields(event) {
+					a.run("firewall-cmd", arg)
+				}
+				s.mended("firewall-cmd "+event, true)
+			}
+			stop()
+			s.mended("firewalld stopped", false)
+			a.startFirewalld()
+			s.mended("firewalld started", true)
+		})
+	}
+}
