@@ -31,41 +31,45 @@ IPv6_rpfilter=yes
 FlushAllOnReload=yes
 `
 
-// The zones: clients come in from outside, the server is inside. Files are what firewall-cmd --permanent would write.
-const (
-	zonePublic = `<zone><interface name="eth0"/><interface name="eth2"/>
-<port port="25" protocol="tcp"/><port port="80" protocol="tcp"/>%s</zone>`
-	zoneInside    = `<zone><interface name="eth1"/></zone>`
-	policyThrough = `<policy target="CONTINUE"><ingress-zone name="public"/><egress-zone name="internal"/>
-<port port="25" protocol="tcp"/><port port="80" protocol="tcp"/>%s</policy>`
-)
-
-// firewalldDenials are ways to deny the foe.
-var firewalldDenials = map[string]struct{ rich, file, text string }{
-	"rich rule": {rich: `<rule family="$FAMILY"><source address="$FOE"/><reject/></rule>`},
-	"zone by source": {
-		file: "zones/drop.xml", text: `<zone target="DROP"><source address="$FOE"/></zone>`,
+// firewalldFiles are what firewall-cmd --permanent would write, in three ways to deny the foe. Clients come in from the
+// zone public, by its interfaces, or work, by their addresses; the server is in the zone internal.
+var firewalldFiles = map[string]map[string]string{
+	"rich rule": {
+		"zones/public.xml":     `<zone><interface name="eth0"/><interface name="eth2"/>` + firewalldPorts + firewalldDeny + `</zone>`,
+		"policies/through.xml": `<policy target="CONTINUE"><ingress-zone name="public"/><egress-zone name="internal"/>` + firewalldPorts + firewalldDeny + `</policy>`,
+	},
+	"zones by source": {
+		"zones/public.xml":     `<zone><interface name="eth0"/><interface name="eth2"/></zone>`,
+		"zones/work.xml":       `<zone><source address="$FRIEND"/><source address="$FLOOD"/>` + firewalldPorts + `</zone>`,
+		"policies/through.xml": `<policy target="CONTINUE"><ingress-zone name="work"/><egress-zone name="internal"/>` + firewalldPorts + `</policy>`,
+	},
+	"rich rules that allow": {
+		"zones/public.xml":     `<zone target="DROP"><interface name="eth0"/><interface name="eth2"/>` + firewalldAllow + `</zone>`,
+		"policies/through.xml": `<policy target="DROP"><ingress-zone name="public"/><egress-zone name="internal"/>` + firewalldAllow + `</policy>`,
 	},
 }
+
+const (
+	firewalldPorts = `<port port="25" protocol="tcp"/><port port="80" protocol="tcp"/>`
+	firewalldDeny  = `<rule family="$FAMILY"><source address="$FOE"/><reject/></rule>`
+	firewalldAllow = `<rule family="$FAMILY"><source address="$FRIEND"/><accept/></rule><rule family="$FAMILY"><source address="$FLOOD"/><accept/></rule>`
+)
 
 // firewalld prepares a real firewalld with a bus and a configuration of its own.
 func (s *stand) firewalld(backend, denial string) *annex {
 	s.Helper()
 	a := s.annex()
-	a.mount("/run/dbus")
-	a.mounts = a.mounts[:len(a.mounts)-1] // it is in /run
+	if err := os.Mkdir(filepath.Join(a.dir, "run/dbus"), 0o755); err != nil {
+		s.Fatal(err)
+	}
 	a.mount("/etc/firewalld")
 	a.mount("/var/log")
-	d := firewalldDenials[denial]
 	family := map[rules.Family]string{rules.IPv4: "ipv4", rules.IPv6: "ipv6"}[s.family]
-	rich := strings.ReplaceAll(d.rich, "$FAMILY", family)
 	a.write("/bus.conf", firewalldBus)
 	a.write("/etc/firewalld/firewalld.conf", fmt.Sprintf(firewalldConf, backend))
-	a.write("/etc/firewalld/zones/public.xml", fmt.Sprintf(zonePublic, rich))
-	a.write("/etc/firewalld/zones/internal.xml", zoneInside)
-	a.write("/etc/firewalld/policies/through.xml", fmt.Sprintf(policyThrough, rich))
-	if d.file != "" {
-		a.write("/etc/firewalld/"+d.file, d.text)
+	a.write("/etc/firewalld/zones/internal.xml", `<zone><interface name="eth1"/></zone>`)
+	for name, text := range firewalldFiles[denial] {
+		a.write("/etc/firewalld/"+name, strings.ReplaceAll(text, "$FAMILY", family))
 	}
 	a.daemon("dbus-daemon", "--config-file="+a.dir+"/bus.conf", "--nofork", "--nopidfile")
 	until(s, "the bus listens", func() bool {
@@ -98,7 +102,7 @@ func (a *annex) daemon(name string, args ...string) (stop func()) {
 	}
 }
 
-// start starts firewalld and waits until it has made its rules.
+// startFirewalld starts firewalld and waits until it has made its rules.
 func (a *annex) startFirewalld() (stop func()) {
 	a.Helper()
 	stop = a.daemon("firewalld", "--nofork", "--nopid")
@@ -125,10 +129,10 @@ func TestFirewalld(t *testing.T) {
 	}{
 		{place{rules.Input, rules.IPv4}, rules.NFT, "nftables", "rich rule"},
 		{place{rules.Forward, rules.IPv6}, rules.NFT, "nftables", "rich rule"},
-		{place{rules.Forward, rules.IPv4}, rules.NFT, "nftables", "zone by source"},
-		{place{rules.Input, rules.IPv6}, rules.Legacy, "nftables", "zone by source"},
+		{place{rules.Forward, rules.IPv4}, rules.NFT, "nftables", "zones by source"},
+		{place{rules.Input, rules.IPv6}, rules.Legacy, "nftables", "rich rules that allow"},
 		{place{rules.Input, rules.IPv6}, rules.NFT, "iptables", "rich rule"},
-		{place{rules.Forward, rules.IPv4}, rules.Legacy, "iptables", "zone by source"},
+		{place{rules.Forward, rules.IPv4}, rules.Legacy, "iptables", "zones by source"},
 	} {
 		t.Run(fmt.Sprintf("%s-%s-%s %s", c.backend, c.place, c.own, c.denial), func(t *testing.T) {
 			s := newStand(t, c.place, c.backend)
