@@ -126,30 +126,35 @@ func TestFirewalld(t *testing.T) {
 	for _, c := range []struct {
 		place
 		backend, own, denial string
+		events               []string
 	}{
-		{place{rules.Input, rules.IPv4}, rules.NFT, "nftables", "rich rule"},
-		{place{rules.Forward, rules.IPv6}, rules.NFT, "nftables", "rich rule"},
-		{place{rules.Forward, rules.IPv4}, rules.NFT, "nftables", "zones by source"},
-		{place{rules.Input, rules.IPv6}, rules.Legacy, "nftables", "rich rules that allow"},
-		{place{rules.Input, rules.IPv6}, rules.NFT, "iptables", "rich rule"},
-		{place{rules.Forward, rules.IPv4}, rules.Legacy, "iptables", "zones by source"},
+		{place{rules.Input, rules.IPv4}, rules.NFT, "nftables", "rich rule", []string{"--reload", "--panic-on --panic-off"}},
+		{place{rules.Forward, rules.IPv6}, rules.NFT, "nftables", "rich rule", []string{"--complete-reload"}},
+		{place{rules.Forward, rules.IPv4}, rules.NFT, "nftables", "zones by source", []string{"stop", "start"}},
+		{place{rules.Input, rules.IPv6}, rules.Legacy, "nftables", "rich rules that allow", []string{"--reload"}},
+		{place{rules.Input, rules.IPv6}, rules.NFT, "iptables", "rich rule", []string{"--complete-reload"}},
+		{place{rules.Forward, rules.IPv4}, rules.Legacy, "iptables", "zones by source", []string{"--reload", "stop", "start"}},
 	} {
 		t.Run(fmt.Sprintf("%s-%s-%s %s", c.backend, c.place, c.own, c.denial), func(t *testing.T) {
+			t.Parallel()
 			s := newStand(t, c.place, c.backend)
 			a := s.firewalld(c.own, c.denial)
 			stop := a.startFirewalld()
 			s.asBefore(true, func() { s.apply() })
 			s.flooded()
-			for _, event := range []string{"--reload", "--complete-reload", "--panic-on --panic-off"} {
-				for _, arg := range strings.Fields(event) {
-					a.run("firewall-cmd", arg)
+			for _, event := range c.events {
+				switch event {
+				case "stop":
+					stop()
+				case "start":
+					a.startFirewalld()
+				default:
+					for _, arg := range strings.Fields(event) {
+						a.run("firewall-cmd", arg)
+					}
 				}
-				s.mended("firewall-cmd "+event, true)
+				s.mended("firewalld "+event, event != "stop")
 			}
-			stop()
-			s.mended("firewalld stopped", false)
-			a.startFirewalld()
-			s.mended("firewalld started", true)
 		})
 	}
 }

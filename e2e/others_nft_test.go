@@ -106,40 +106,46 @@ var blockers = []struct {
 
 // TestOthersBlockers shows what must be found and told, since it breaks the service: without the protection the friend is served.
 func TestOthersBlockers(t *testing.T) {
-	for _, b := range blockers {
-		for _, family := range rules.Families {
-			t.Run(fmt.Sprintf("%s-%s", b.name, family), func(t *testing.T) {
-				s := newStand(t, place{b.hook, family}, rules.NFT)
-				if b.nft {
-					s.nft(b.rules)
-				} else {
-					s.xtables(b.rules)
-				}
-				if served, _ := s.getsIn(s.Client); !served {
-					s.Fatal("unprotected, the friend is not served")
-				}
-				stdout, stderr, exit := synproxyctl(s, s.Firewall, "apply", s.web.String(), s.mail.String())
-				served, answered := s.getsIn(s.Client)
-				s.Logf("apply: exit %d, then served %v, SYN+ACK %v", exit, served, answered)
-				if exit == 0 && served {
-					s.Errorf("it is no blocker any more\n%s%s", stdout, stderr)
-				}
-			})
-		}
+	for i, b := range blockers {
+		t.Run(b.name, func(t *testing.T) {
+			t.Parallel()
+			s := newStand(t, place{b.hook, rules.Families[i%2]}, rules.NFT)
+			if b.nft {
+				s.nft(b.rules)
+			} else {
+				s.xtables(b.rules)
+			}
+			if served, _ := s.getsIn(s.Client); !served {
+				s.Fatal("unprotected, the friend is not served")
+			}
+			stdout, stderr, exit := synproxyctl(s, s.Firewall, "apply", s.web.String(), s.mail.String())
+			served, answered := s.getsIn(s.Client)
+			s.Logf("apply: exit %d, then served %v, SYN+ACK %v", exit, served, answered)
+			if exit == 0 && served {
+				s.Errorf("it is no blocker any more\n%s%s", stdout, stderr)
+			}
+		})
 	}
 }
 
-// TestLaterDenials shows the limit of what is honoured: a rule that comes after the SYN is answered denies nobody.
+// TestLaterDenials shows the limit of what is honoured: rules for new connections that come after the SYN is answered
+// deny nobody. iptables-nft has the security table at the priority 150, the kernel and iptables-legacy at 50.
 func TestLaterDenials(t *testing.T) {
-	for name, text := range map[string]string{
-		"base chain behind security": `table inet theirs { chain late { type filter hook $HOOK priority security + 10; $IP saddr $FOE ct state new drop; }; }`,
-		"security":                   "",
-		"postrouting":                `table inet theirs { chain late { type filter hook postrouting priority filter; oifname "eth1" $IP saddr $FOE ct state new drop; }; }`,
+	const late = `table inet theirs { chain late { type filter hook $HOOK priority %d; $IP saddr $FOE ct state new drop; }; }`
+	for _, c := range []struct {
+		name, backend, nft string
+		served, answered   bool
+	}{
+		{"security table", rules.NFT, "", true, true},
+		{"base chain at 60", rules.NFT, fmt.Sprintf(late, 60), false, false},
+		{"base chain at 60", rules.Legacy, fmt.Sprintf(late, 60), true, true},
+		{"base chain at 160", rules.NFT, fmt.Sprintf(late, 160), true, true},
 	} {
-		t.Run(name, func(t *testing.T) {
-			s := newStand(t, place{rules.Forward, rules.IPv4}, rules.NFT)
-			if text != "" {
-				s.nft(text)
+		t.Run(c.name+" "+c.backend, func(t *testing.T) {
+			t.Parallel()
+			s := newStand(t, place{rules.Forward, rules.IPv4}, c.backend)
+			if c.nft != "" {
+				s.nft(c.nft)
 			} else {
 				s.xtables("*security\n-A $CHAIN -s $FOE -m conntrack --ctstate NEW -j DROP\nCOMMIT\n")
 			}
@@ -148,8 +154,9 @@ func TestLaterDenials(t *testing.T) {
 			}
 			s.apply()
 			s.served()
-			served, answered := s.getsIn(s.Attacker)
-			s.Logf(name+": the foe: served %v, SYN+ACK %v", served, answered)
+			if served, answered := s.getsIn(s.Attacker); served != c.served || answered != c.answered {
+				s.Errorf("the foe: served %v, SYN+ACK %v, want %v and %v", served, answered, c.served, c.answered)
+			}
 		})
 	}
 }

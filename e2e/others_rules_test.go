@@ -1,7 +1,12 @@
 package e2e
 
 import (
+	"net/netip"
 	"testing"
+	"time"
+
+	"github.com/synproxyctl/synproxyctl/internal/lab"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 // guards are hand-made rule sets. Each lets the friend in and denies the foe; sources of a flood are let in.
@@ -169,4 +174,65 @@ func TestOthersLimits(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestLimitsInFlight sends eight SYNs of one source before any of them is completed. Rules that count SYNs hold as
+// without the protection. A limit of connections counts what conntrack knows, which are none of the handshakes that
+// are under way: it holds against connections that follow each other, and not against those that begin together.
+func TestLimitsInFlight(t *testing.T) {
+	for i, l := range limits {
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
+			p := place{[]rules.Hook{rules.Forward, rules.Input}[i%2], rules.IPv4}
+			bare, s := newStand(t, p, backends[i%2]), newStand(t, p, backends[i%2])
+			bare.xtables(l.rules)
+			s.xtables(l.rules)
+			s.apply()
+			without, with := bare.handshakes(8), s.handshakes(8)
+			_, valid := s.counters()
+			want := l.want
+			if i < 2 { // the limits of connections
+				want = 8
+			}
+			if without != l.want || with != want || valid != want {
+				t.Errorf("SYN+ACKs of 8: %d without, %d with the protection, %d valid cookies, want %d and %d", without, with, valid, l.want, want)
+			}
+		})
+	}
+}
+
+// handshakes sends SYNs from one address that nobody has, then the ACKs that complete them, and returns how many SYNs
+// were answered.
+func (s *stand) handshakes(n int) int {
+	s.Helper()
+	source := netip.MustParseAddr("198.18.0.1")
+	answers, err := s.Attacker.Capture("eth0", func(p lab.Packet) bool {
+		return !p.Outgoing && p.Segment != nil && p.Segment.Flags == lab.SYN|lab.ACK && p.Segment.Destination.Addr() == source
+	})
+	if err != nil {
+		s.Fatal(err)
+	}
+	send := func(seg lab.Segment) {
+		s.Helper()
+		if err := s.Attacker.SendSegment("eth0", seg); err != nil {
+			s.Fatal(err)
+		}
+	}
+	for i := range n {
+		send(lab.Segment{
+			Source: netip.AddrPortFrom(source, uint16(5000+i)), Destination: s.web, Seq: 1000, Flags: lab.SYN, Window: 64240, Options: []byte{2, 4, 5, 0xb4},
+		})
+	}
+	const wait = 150 * time.Millisecond
+	time.Sleep(wait)
+	packets, err := answers.Stop()
+	if err != nil {
+		s.Fatal(err)
+	}
+	for _, p := range packets {
+		a := p.Segment
+		send(lab.Segment{Source: a.Destination, Destination: a.Source, Seq: 1001, Ack: a.Seq + 1, Flags: lab.ACK, Window: 64240})
+	}
+	time.Sleep(wait / 3)
+	return len(packets)
 }

@@ -69,12 +69,10 @@ func TestUFW(t *testing.T) {
 			a.run("ufw", "--force", "enable")
 			s.asBefore(true, func() { s.apply() })
 			s.flooded()
-			for _, event := range []string{"reload", "disable", "enable", "default deny outgoing", "reload"} {
+			for _, event := range [][]string{{"disable", "enable", "reload"}, {"default deny outgoing", "reload", "reset"}}[turn] {
 				a.run("ufw", strings.Fields("--force "+event)...)
-				s.mended("ufw "+event, event != "disable")
+				s.mended("ufw "+event, event != "disable" && event != "reset")
 			}
-			a.run("ufw", "--force", "reset")
-			s.mended("ufw reset", false)
 		})
 	}
 }
@@ -83,6 +81,7 @@ func TestUFW(t *testing.T) {
 func TestUFWAfterwards(t *testing.T) {
 	for _, p := range []place{{rules.Input, rules.IPv4}, {rules.Forward, rules.IPv6}} {
 		t.Run(p.String(), func(t *testing.T) {
+			t.Parallel()
 			s := newStand(t, p, rules.NFT)
 			a := s.ufw()
 			a.doorkeeper()
@@ -100,6 +99,7 @@ func TestUFWAfterwards(t *testing.T) {
 func TestUFWLimit(t *testing.T) {
 	for _, p := range []place{{rules.Input, rules.IPv6}, {rules.Forward, rules.IPv4}} {
 		t.Run(p.String(), func(t *testing.T) {
+			t.Parallel()
 			const attempts = 8
 			var in [2]int
 			for i := range in {
