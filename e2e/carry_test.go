@@ -125,51 +125,6 @@ func TestCarriedTransfer(t *testing.T) {
 	}
 }
 
-// TestCarryReplacesWhatWasPickedUp lets the kernel see connections first in their middle, so that it takes their
-// windows for too small and waits for an acknowledgement that it saw.
-func TestCarryReplacesWhatWasPickedUp(t *testing.T) {
-	const size = 32 << 20
-	topo := newTopology(t)
-	fw := topo.Firewall
-	echo := serve(t, fw, lab.ServerConfig{Address: netip.AddrPortFrom(lab.FirewallV4, 0)}).Address()
-	outside := serve(t, topo.Server, lab.ServerConfig{Address: netip.AddrPortFrom(lab.ServerV6, 0)}).Address()
-	picked := []*talker{dialTalker(t, "in", topo.Client, echo), dialTalker(t, "out", fw, outside)}
-	runInput(t, fw, "table inet paint { chain in { type filter hook input priority 0; ct mark set 42; }; }\n", "nft", "-f", "-")
-	seen := dialTalker(t, "seen", topo.Client, echo)
-	for _, l := range append(picked, seen) {
-		if err := l.stream(size); err != nil {
-			t.Fatal(err)
-		}
-	}
-	time.Sleep(100 * time.Millisecond)
-	for i, l := range append(picked, seen) {
-		if entry := entries(t, fw)[l.tuple()]; (entry.Timeout <= 300*time.Second) != (i < len(picked)) {
-			t.Errorf("%s: at first %+v", l.name, entry)
-		}
-	}
-	for _, want := range []int{len(picked), 0} {
-		if got := carryOver(t, fw); got != want {
-			t.Errorf("%d carried over, want %d", got, want)
-		}
-	}
-	if marks := run(t, fw, "conntrack", "-L", "-p", "tcp", "-m", "42"); strings.Count(marks, "mark=42") != 3 {
-		t.Errorf("entries with the mark:\n%s", marks)
-	}
-	if err := fw.SetSysctl("net.netfilter.nf_conntrack_tcp_loose", "0"); err != nil {
-		t.Fatal(err)
-	}
-	runInput(t, fw, dropInvalid, "nft", "-f", "-")
-	for _, l := range append(picked, seen) {
-		if err := l.stream(size); err != nil {
-			t.Error(err)
-		}
-		time.Sleep(100 * time.Millisecond)
-		if entry := entries(t, fw)[l.tuple()]; entry.Timeout <= 300*time.Second {
-			t.Errorf("%s: at last %+v", l.name, entry)
-		}
-	}
-}
-
 // TestCarryHalfClosed carries connections over whose client has closed its half and waits for the rest of the data,
 // and one of which the server has closed its half too, with data on its way.
 func TestCarryHalfClosed(t *testing.T) {

@@ -150,6 +150,11 @@ func ailments() []ailment {
 			code: zoned, severity: "error", names: []string{"nft ip own pre, rule 1", "ct zone set"},
 		},
 		{
+			name: "not tracked at all", make: "iptables-nft -t raw -A PREROUTING -p tcp --dport 80 -j CT --notrack; iptables-nft -t raw -A PREROUTING -p tcp --sport 80 -j CT --notrack",
+			mend: "iptables-nft -t raw -I PREROUTING -p tcp -d 10.77.2.2 --dport 80 -j ACCEPT; iptables-nft -t raw -I PREROUTING -p tcp -s 10.77.2.2 --sport 80 -j ACCEPT",
+			code: "notrack", severity: "error", names: []string{"-j CT --notrack"},
+		},
+		{
 			name: "anti-spoofing in OUTPUT",
 			make: "iptables-nft -t mangle -A OUTPUT -m addrtype ! --src-type LOCAL -j DROP",
 			mend: "iptables-nft -t mangle -I OUTPUT -p tcp -d 10.77.2.2 --dport 80 -j ACCEPT; iptables-nft -t mangle -I OUTPUT -p tcp -s 10.77.2.2 --sport 80 -j ACCEPT",

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/synproxyctl/synproxyctl/internal/firewall"
@@ -72,7 +74,8 @@ func shots(topo *lab.Topology, v6 bool) []shot {
 			port  uint16
 			local bool
 		}{
-			{pick(lab.FirewallV4, lab.FirewallV6), 80, true}, {pick(lab.FirewallV4, lab.FirewallV6), 81, true},
+			{pick(lab.FirewallV4, lab.FirewallV6), 80, true},
+			{pick(lab.FirewallV4, lab.FirewallV6), 81, true},
 			{pick(lab.ServerV4, lab.ServerV6), 80, false},
 		} {
 			for flags, state := range map[uint8]rules.States{lab.SYN: rules.New, lab.ACK: rules.Invalid} {
@@ -121,24 +124,29 @@ func way(p firewall.Packet, iface string, local bool) []firewall.Packet {
 func (s shot) fate(fw firewall.Firewall) (firewall.Outcome, []firewall.Rule) {
 	all := firewall.Accepted
 	var by []firewall.Rule
+	states := s.hooks[0].States
 	for _, p := range s.hooks {
+		p.States = states
 		f := fw.Fate(p, firewall.Everything)
 		by = append(by, f.By...)
 		if f.Outcome == firewall.Denied {
 			return firewall.Denied, f.By
 		}
-		all = max(all, f.Outcome)
+		all, states = max(all, f.Outcome), f.States
 	}
 	return all, by
 }
 
-// arrivals collects the ports of sources from which segments came: to the
-// server's interface, and to the firewall's own TCP, behind its INPUT.
-func arrivals(t *testing.T, topo *lab.Topology, v6 bool, send func()) map[uint16]bool {
+// arrivals sends shots and collects the ports of the sources that came through:
+// out to the server, and to the firewall's own TCP, behind its INPUT.
+func arrivals(t *testing.T, topo *lab.Topology, v6 bool, all []shot) map[uint16]bool {
 	t.Helper()
-	capture, err := topo.Server.Capture("eth0", func(p lab.Packet) bool { return p.Segment != nil && !p.Outgoing })
-	if err != nil {
-		t.Fatal(err)
+	linksUp(t, topo)
+	out := capture(t, topo.Firewall, "eth1", func(p lab.Packet) bool { return p.Segment != nil && p.Outgoing })
+	// What has come to an interface is seen there before any rule is asked.
+	var in []*lab.Capture
+	for _, iface := range []string{"eth0", "eth2"} {
+		in = append(in, capture(t, topo.Firewall, iface, func(p lab.Packet) bool { return p.Segment != nil && !p.Outgoing }))
 	}
 	family, header := unix.AF_INET, 20
 	if v6 {
@@ -153,8 +161,17 @@ func arrivals(t *testing.T, topo *lab.Topology, v6 bool, send func()) map[uint16
 		t.FailNow()
 	}
 	defer unix.Close(fd)
-	send()
-	time.Sleep(150 * time.Millisecond)
+	for _, s := range all {
+		s.fire(t, topo)
+	}
+	sent := len(slices.DeleteFunc(slices.Clone(all), func(s shot) bool { return s.from == nil }))
+	for deadline := time.Now().Add(10 * time.Second); len(in[0].Packets())+len(in[1].Packets()) < sent; {
+		if time.Now().After(deadline) {
+			t.Fatalf("of %d packets not all came to the firewall", sent)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	time.Sleep(50 * time.Millisecond) // for the rules, and for lo
 	came := map[uint16]bool{}
 	buf := make([]byte, 2000)
 	for {
@@ -169,14 +186,47 @@ func arrivals(t *testing.T, topo *lab.Topology, v6 bool, send func()) map[uint16
 			came[uint16(buf[header])<<8|uint16(buf[header+1])] = true
 		}
 	}
-	packets, err := capture.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range packets {
+	for _, p := range out.Packets() {
 		came[p.Segment.Source.Port()] = true
 	}
 	return came
+}
+
+// linksUp waits until the kernel has given every link its queue, which it does
+// some time after the link was set up: what is sent before is silently lost.
+func linksUp(t *testing.T, topo *lab.Topology) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for _, host := range []*lab.Host{topo.Client, topo.Attacker, topo.Server, topo.Firewall} {
+		for {
+			links, err := host.Netlink().LinkList()
+			if err != nil {
+				t.Fatal(err)
+			}
+			down := func(l netlink.Link) bool {
+				return strings.HasPrefix(l.Attrs().Name, "eth") && l.Attrs().OperState != netlink.OperUp
+			}
+			if !slices.ContainsFunc(links, down) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("a link of %s does not come up", host.Name())
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
+	time.Sleep(2 * time.Millisecond)
+}
+
+// capture copies packets until the test ends.
+func capture(t *testing.T, host *lab.Host, iface string, want lab.Filter) *lab.Capture {
+	t.Helper()
+	c, err := host.Capture(iface, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
 }
 
 // fire sends a shot.
@@ -194,11 +244,9 @@ func (s shot) fire(t *testing.T, topo *lab.Topology) {
 	}
 	on(t, topo.Firewall, func() error {
 		to := s.segment.Destination.Addr()
-		family, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: netip.IPv4Unspecified().As4()})
+		family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: to.As16()})
 		if to.Is4() {
-			sa = &unix.SockaddrInet4{Addr: to.As4()}
-		} else {
-			family, sa = unix.AF_INET6, &unix.SockaddrInet6{Addr: to.As16()}
+			family, sa = unix.AF_INET, &unix.SockaddrInet4{Addr: to.As4()}
 		}
 		fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 		if err != nil {
@@ -224,23 +272,20 @@ func testdata(t *testing.T, name string) string {
 // TestFirewallFate loads rules of all kinds and sends real packets: what was
 // said of each of them must come true.
 func TestFirewallFate(t *testing.T) {
-	const nft, legacy, iptables = "nft -f -", "iptables-legacy-restore", "iptables-nft-restore"
-	for _, tt := range []struct {
-		name    string
-		program string
-		rules   string
-		v6      bool
-		depends string // part of the only rules of which it may depend
-		passing int    // how many of the 18 get through, as a check of the test
+	for _, tt := range append(slices.Clone(handMade), []struct {
+		name, program, rules string
+		v6                   bool
+		depends              string
+		passing              int
 	}{
-		{name: "nothing", program: nft, passing: 18},
-		{name: "ufw", program: iptables, rules: testdata(t, "ufw.save"), depends: "limit"},
-		{name: "ufw, legacy", program: legacy, rules: testdata(t, "ufw.save"), depends: "limit"},
-		{name: "Docker", program: iptables, rules: testdata(t, "docker.save")},
-		{name: "Docker, legacy", program: legacy, rules: testdata(t, "docker.save")},
-		{name: "firewalld", program: nft, rules: firewalldLike},
-		{name: "firewalld, IPv6", program: nft, rules: firewalldLike, v6: true, depends: "missing"},
-	} {
+		{name: "nothing", program: nftFile, passing: 18},
+		{name: "ufw", program: iptablesFile, rules: testdata(t, "ufw.save"), depends: "limit"},
+		{name: "ufw, legacy", program: legacyFile, rules: testdata(t, "ufw.save"), depends: "limit"},
+		{name: "Docker", program: iptablesFile, rules: testdata(t, "docker.save")},
+		{name: "Docker, legacy", program: legacyFile, rules: testdata(t, "docker.save")},
+		{name: "firewalld", program: nftFile, rules: firewalldLike},
+		{name: "firewalld, IPv6", program: nftFile, rules: firewalldLike, v6: true, depends: "missing"},
+	}...) {
 		t.Run(tt.name, func(t *testing.T) {
 			topo := newTopology(t)
 			prepare(t, topo)
@@ -248,11 +293,7 @@ func TestFirewallFate(t *testing.T) {
 			runInput(t, topo.Firewall, tt.rules, words[0], words[1:]...)
 			fw := readFirewall(t, topo.Firewall)
 			all := shots(topo, tt.v6)
-			came := arrivals(t, topo, tt.v6, func() {
-				for _, s := range all {
-					s.fire(t, topo)
-				}
-			})
+			came := arrivals(t, topo, tt.v6, all)
 			if tt.passing != 0 && len(came) != tt.passing {
 				t.Errorf("%d packets came through, want %d", len(came), tt.passing)
 			}

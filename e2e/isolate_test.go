@@ -29,6 +29,9 @@ func child(name string) int {
 	if name == "live" {
 		return liveChild()
 	}
+	if text, ok := strings.CutPrefix(name, deedPrefix); ok {
+		return deedChild(text)
+	}
 	if name == "refused" {
 		// Of the user namespace that the test made for it.
 		if err := os.WriteFile("/proc/sys/user/max_net_namespaces", []byte("0"), 0); err != nil {

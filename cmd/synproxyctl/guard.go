@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/synproxyctl/synproxyctl/internal/protect"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 var confirmCommand = command{
@@ -108,6 +111,20 @@ func systemdRun() string {
 	return ""
 }
 
+// keepToOurselves keeps what our caller has left open in us, such as the lock of
+// a script or the pipe of a pipeline, from programs that outlive us.
+func keepToOurselves() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return // then they are inherited as ever
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
+
 // startDetached starts a guard in a session of its own and waits until it is ready.
 func startDetached(line []string) (stop func(), err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -120,10 +137,13 @@ func startDetached(line []string) (stop func(), err error) {
 		return nil, err
 	}
 	defer out.Close()
+	runtime.LockOSThread() // see rules.PassOn
+	defer runtime.UnlockOSThread()
+	keepToOurselves()
 	p, err := os.StartProcess(line[0], line, &os.ProcAttr{
 		Dir: "/", Files: []*os.File{null, in, null},
-		Env: []string{"LC_ALL=C", "PATH=/usr/sbin:/sbin:/usr/bin:/bin"},
-		Sys: &syscall.SysProcAttr{Setsid: true},
+		Env: guardEnv(),
+		Sys: &syscall.SysProcAttr{Setsid: true, AmbientCaps: rules.PassOn()},
 	})
 	in.Close()
 	if err != nil {
@@ -141,4 +161,14 @@ func startDetached(line []string) (stop func(), err error) {
 		_ = p.Kill()
 		_, _ = p.Wait()
 	}, nil
+}
+
+// guardEnv is the environment of a guard. It hands on what the programs of
+// iptables-legacy get, and nothing else that the caller may have set.
+func guardEnv() []string {
+	env := []string{"LC_ALL=C", "PATH=" + searchPath}
+	if lock := os.Getenv(rules.EnvLockFile); lock != "" {
+		env = append(env, rules.EnvLockFile+"="+lock)
+	}
+	return env
 }

@@ -3,7 +3,6 @@ package firewall
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
@@ -37,6 +36,7 @@ const (
 	CodeSynAckDrop    = "synack-drop"      // the proxy's SYN+ACK
 	CodeZone          = "zone"             // a conntrack zone
 	CodeSynproxy      = "another-synproxy" // somebody else's SYNPROXY
+	CodeNotrack       = "notrack"          // somebody else takes the service out of connection tracking
 	CodeIngress       = "ingress-chain"    // a chain before all hooks, whose rules are not looked at
 	CodeKubeProxy     = "kube-proxy"
 	CodeCilium        = "cilium"
@@ -52,7 +52,7 @@ func (fw Firewall) Blockers(s Service) []Blocker {
 	var all []Blocker
 	for _, found := range [][]Blocker{
 		fw.ackBlockers(s), fw.proxiedBlockers(s), fw.answerBlockers(s), fw.synBlockers(s),
-		fw.zoneBlockers(s), fw.synproxyBlockers(s), fw.ingressBlockers(), fw.neighbours(),
+		fw.notrackBlockers(s), fw.zoneBlockers(s), fw.synproxyBlockers(s), fw.ingressBlockers(), fw.neighbours(),
 	} {
 		for _, b := range found {
 			if !slices.Contains(all, b) {
@@ -78,6 +78,9 @@ func blockersOf(f Fate, b Blocker) []Blocker {
 	}
 	var all []Blocker
 	for _, r := range f.By {
+		if r.Verdict.Kind == Synproxy {
+			continue // has a blocker of its own
+		}
 		one := b
 		one.Rule = r.String()
 		if f.Outcome == Depends {
@@ -98,7 +101,7 @@ func (f Fate) beyond(o Fate) Fate {
 		return slices.ContainsFunc(o.By, func(p Rule) bool { return p.is(&r) })
 	})
 	if len(f.By) == 0 {
-		return Fate{}
+		f.Outcome = Accepted
 	}
 	return f
 }
@@ -206,7 +209,8 @@ func (fw *Firewall) beyondClient(s Service, h Hook, w Window, b Blocker) []Block
 	return blockersOf(fw.typical(s.translated(s.proxied(h)), w).beyond(fw.typical(client, w)), b)
 }
 
-// answerBlockers follows SYNPROXY's SYN+ACK to the client.
+// answerBlockers follows SYNPROXY's SYN+ACK to the client. It must pass in each
+// of the states that it may have.
 func (fw *Firewall) answerBlockers(s Service) []Blocker {
 	b := Blocker{
 		Severity: Fatal, Code: CodeSynAckDrop,
@@ -217,84 +221,15 @@ func (fw *Firewall) answerBlockers(s Service) []Blocker {
 	if !s.Tracked {
 		output.Without = s.without("filter")
 	}
-	all := blockersOf(fw.typical(s.answer(Output), output), b)
-	return append(all, blockersOf(fw.typical(s.answer(Postrouting), Everything), b)...)
-}
-
-// zoneBlockers finds conntrack zones: packets that SYNPROXY makes are in none.
-func (fw *Firewall) zoneBlockers(s Service) []Blocker {
-	return fw.actionBlockers(s, Zone, Blocker{
-		Severity: Fatal, Code: CodeZone,
-		Message: "the service's packets are put into a conntrack zone, in which SYNPROXY does not find its connections again",
-		Hint:    fmt.Sprintf("except tcp port %d of %s from the zone", s.Port, s.Destination),
-	})
-}
-
-// synproxyBlockers finds another SYNPROXY for the service. It does no harm to a
-// connection that there are two, and ours must come before the other one goes:
-// the last one to go takes all proxied connections with it.
-func (fw *Firewall) synproxyBlockers(s Service) []Blocker {
-	return fw.actionBlockers(s, AnySynproxy, Blocker{
-		Severity: Warning, Code: CodeSynproxy,
-		Message: "another SYNPROXY answers for the service, with options of its own",
-		Hint:    "once the service is protected here, remove the other one and what belongs to it, from the raw table to the last; connections live on",
-	})
-}
-
-func (fw *Firewall) actionBlockers(s Service, kind ActionKind, b Blocker) []Blocker {
 	var all []Blocker
-	for _, p := range s.everyPacket() {
-		p.usual = true
-		for _, e := range fw.actions(p, Everything, kind) {
-			b.Rule = e.rule.String()
-			all = append(all, b)
+	for _, at := range []struct {
+		hook Hook
+		w    Window
+	}{{Output, output}, {Postrouting, Everything}} {
+		p := s.answer(at.hook)
+		for _, one := range p.eachState() {
+			all = append(all, blockersOf(fw.typical(one, at.w), b)...)
 		}
-	}
-	return all
-}
-
-// ingressBlockers names the chains of netdev and bridge tables that drop.
-func (fw *Firewall) ingressBlockers() []Blocker {
-	var all []Blocker
-	for i := range fw.Chains {
-		c := &fw.Chains[i]
-		drops := c.Drops || slices.ContainsFunc(c.Rules, func(r Rule) bool { return r.Verdict.Kind != Continue && r.Verdict.Kind != Accept })
-		if c.Hook != Ingress && c.Hook != Egress && c.Family != Bridge || c.Hook == "" || !drops {
-			continue
-		}
-		all = append(all, Blocker{
-			Severity: Info, Code: CodeIngress,
-			Message: "a chain of the link layer may drop packets before anything else sees them",
-			Rule:    c.String(),
-			Hint:    "see to it that it drops nothing of the service",
-		})
-	}
-	return all
-}
-
-// neighbours names software whose own rules drop or bypass INVALID packets.
-func (fw *Firewall) neighbours() []Blocker {
-	var all []Blocker
-	seen := map[string]bool{}
-	for i := range fw.Chains {
-		c := &fw.Chains[i]
-		code, name := "", strings.ToUpper(c.Name)
-		switch {
-		case strings.HasPrefix(name, "KUBE-"), c.Table == "kube-proxy":
-			code = CodeKubeProxy
-		case strings.HasPrefix(name, "CILIUM_"), strings.HasPrefix(name, "OLD_CILIUM_"):
-			code = CodeCilium
-		}
-		if code == "" || seen[code] {
-			continue
-		}
-		seen[code] = true
-		all = append(all, Blocker{
-			Severity: Warning, Code: code,
-			Message: code + " is at work here, which drops or bypasses INVALID packets of its own accord",
-			Rule:    c.String(),
-			Hint:    "protect addresses that it does not handle, or a machine in front of it",
-		})
 	}
 	return all
 }

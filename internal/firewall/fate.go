@@ -29,6 +29,9 @@ type Fate struct {
 	Outcome Outcome
 	// By holds the rules that deny the packets, or may; empty if accepted.
 	By []Rule
+	// States are those that the packets have at the next hook, of those that
+	// they came with: rules can take them out of connection tracking.
+	States rules.States
 }
 
 // Window selects some of the base chains of a hook.
@@ -75,9 +78,11 @@ func (fw *Firewall) hooked(p *Packet, w Window) []*Chain {
 func (fw Firewall) Fate(p Packet, w Window) Fate {
 	var all outcome
 	var by []Rule
+	var states rules.States
 	for _, one := range p.eachState() {
-		out, denials := fw.pass(one, w)
+		out, denials, after := fw.pass(one, w)
 		all |= out
+		states |= after
 		for _, e := range denials {
 			if !slices.ContainsFunc(by, func(r Rule) bool { return r.is(e.rule) }) {
 				by = append(by, *e.rule)
@@ -86,11 +91,11 @@ func (fw Firewall) Fate(p Packet, w Window) Fate {
 	}
 	switch all {
 	case accepted:
-		return Fate{Outcome: Accepted}
+		return Fate{Outcome: Accepted, States: states}
 	case denied:
-		return Fate{Outcome: Denied, By: by}
+		return Fate{Outcome: Denied, By: by, States: states}
 	}
-	return Fate{Outcome: Depends, By: by}
+	return Fate{Outcome: Depends, By: by, States: states}
 }
 
 // eachState splits a class by the states of connection tracking.
@@ -110,21 +115,23 @@ func (p Packet) eachState() []Packet {
 }
 
 // pass leads packets through all base chains. It returns accepted, denied or
-// both, and the rules that deny: those that do it for sure, if any does.
-func (fw *Firewall) pass(p Packet, w Window) (outcome, []event) {
+// both, the rules that deny (those that do it for sure, if any does), and the
+// states that the packets have then.
+func (fw *Firewall) pass(p Packet, w Window) (outcome, []event, rules.States) {
 	all := accepted
 	var perhaps []event
-	for _, s := range fw.walk(p, w) {
-		switch s.result.out {
+	results, states := fw.walk(p, w)
+	for _, res := range results {
+		switch res.out {
 		case accepted:
 		case denied:
-			return denied, surest(s.result.denials)
+			return denied, surest(res.denials), states
 		default:
 			all |= denied
-			perhaps = append(perhaps, s.result.denials...)
+			perhaps = append(perhaps, res.denials...)
 		}
 	}
-	return all, perhaps
+	return all, perhaps, states
 }
 
 // surest returns the denial that is sure, or else all.
@@ -137,15 +144,10 @@ func surest(es []event) []event {
 	return es
 }
 
-// passage is one base chain and what it does.
-type passage struct {
-	chain  *Chain
-	result result
-}
-
-// walk leads packets through the base chains of their hook.
-func (fw *Firewall) walk(p Packet, w Window) []passage {
-	var all []passage
+// walk leads packets through the base chains of their hook, and returns what
+// each does, and the states of the packets behind them.
+func (fw *Firewall) walk(p Packet, w Window) ([]result, rules.States) {
+	var all []result
 	for _, c := range fw.hooked(&p, w) {
 		v := p.at(c.Priority)
 		if c.isNAT() && v.state&rules.New == 0 {
@@ -153,12 +155,12 @@ func (fw *Firewall) walk(p Packet, w Window) []passage {
 		}
 		walker := walker{chains: fw.at, view: v, seen: map[*Chain]*result{}}
 		res := walker.base(c)
-		all = append(all, passage{c, res})
-		if c.Priority < PriorityConntrack && !p.Made {
-			p.States = tracked(p.States, res)
+		all = append(all, res)
+		if c.Priority < PriorityConntrack && p.untracked() {
+			p.States = afterNotrack(p.States, res)
 		}
 	}
-	return all
+	return all, p.States
 }
 
 // actions returns the rules that do, or may do, something of a kind to packets.
@@ -168,8 +170,9 @@ func (fw *Firewall) actions(p Packet, w Window, kinds ...ActionKind) []event {
 		return nil
 	}
 	for _, one := range p.eachState() {
-		for _, s := range fw.walk(one, w) {
-			for _, e := range s.result.actions {
+		results, _ := fw.walk(one, w)
+		for _, res := range results {
+			for _, e := range res.actions {
 				known := slices.ContainsFunc(found, func(o event) bool { return o.rule == e.rule })
 				if slices.Contains(kinds, e.act.Kind) && !known {
 					found = append(found, e)

@@ -146,6 +146,7 @@ func TestFateBeforeConntrack(t *testing.T) {
 		{"later it is NEW", table("mangle", "-A PREROUTING -m conntrack --ctstate INVALID -j DROP"), incoming, Accepted},
 		{"notrack", table("raw", "-A PREROUTING -p tcp -j CT --notrack") + table("mangle", "-A PREROUTING -m conntrack --ctstate UNTRACKED -j DROP"), incoming, Denied},
 		{"perhaps notrack", table("raw", "-A PREROUTING -s 10.0.0.0/8 -j NOTRACK") + table("mangle", "-A PREROUTING -m conntrack --ctstate UNTRACKED -j DROP"), incoming, Depends},
+		{"notrack after a perhaps", table("raw", "-A PREROUTING -s 10.0.0.0/8 -j RETURN\n-A PREROUTING -j LOG\n-A PREROUTING -j NOTRACK") + table("mangle", "-A PREROUTING -m conntrack --ctstate UNTRACKED -j DROP"), incoming, Depends},
 		{"nat is for NEW only", table("nat", "-A PREROUTING -j DROP"), func(p *Packet) { incoming(p); p.States = rules.Established }, Accepted},
 		{"nat", table("nat", "-A PREROUTING -j DROP"), incoming, Denied},
 		{"reverse path", table("mangle", "-A PREROUTING -m rpfilter --validmark --invert -j DROP"), incoming, Depends},
@@ -156,6 +157,19 @@ func TestFateBeforeConntrack(t *testing.T) {
 				t.Errorf("%s by %v, want %s", got.Outcome, got.By, tt.want)
 			}
 		})
+	}
+}
+
+// TestDeniedBy: of the rules that may deny, the one that surely does is named.
+func TestDeniedBy(t *testing.T) {
+	fw := parse(t, filter(":a - [0:0]\n-A INPUT -s 10.0.0.0/8 -j a\n-A INPUT -j DROP\n-A a -j DROP"))
+	got := fw.Fate(syn(nil), Everything)
+	if got.Outcome != Denied || len(got.By) != 2 {
+		t.Errorf("%s by %v, want both", got.Outcome, got.By)
+	}
+	p := syn(func(p *Packet) { p.Source = prefix("10.0.0.1") })
+	if got := fw.Fate(p, Everything); len(got.By) != 1 || got.By[0].Text != "-A a -j DROP" {
+		t.Errorf("%s by %v, want that of chain a", got.Outcome, got.By)
 	}
 }
 

@@ -3,6 +3,7 @@ package firewall
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -226,6 +227,19 @@ func (f *loadedField) enumerate(r Range, mask []byte) ([]Range, bool) {
 		}
 	}
 	return rs, true
+}
+
+// complement says the same without the negation: nft writes "ct state invalid"
+// as what is not all the others.
+func (f *loadedField) complement(c Condition) Condition {
+	in := c.ranges()
+	var rest []Range
+	for _, v := range f.values {
+		if !slices.ContainsFunc(in, func(r Range) bool { return r.holds(v.here) }) {
+			rest = append(rest, exactly(v.here...))
+		}
+	}
+	return where(f.field, merge(rest)...)
 }
 
 // keyMask returns the mask that a condition needs, where convert has not made

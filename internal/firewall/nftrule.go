@@ -108,7 +108,7 @@ func (c *compiler) expression(name string, as attributes) {
 	case "target":
 		c.xtables(as)
 	case "match":
-		c.obscure("xt match " + as.text(unix.NFTA_MATCH_NAME))
+		c.xtablesMatch(as)
 	case "tproxy":
 		c.obscure(name)
 		c.end(Other)
@@ -257,107 +257,6 @@ func (c *compiler) exthdr(as attributes) {
 	if as.has(unix.NFTA_EXTHDR_DREG) {
 		c.obscure("exthdr")
 		c.put(as.uint32(unix.NFTA_EXTHDR_DREG), nil, 16)
-	}
-}
-
-// constant returns what an immediate expression has put into a register.
-func (c *compiler) constant(as attributes, attribute uint16) []byte {
-	l := c.registers[register(as.uint32(attribute))]
-	if !as.has(attribute) || l == nil {
-		return nil
-	}
-	return l.constant
-}
-
-func (c *compiler) nat(as attributes) {
-	c.end(Accept)
-	if as.uint32(unix.NFTA_NAT_TYPE) != unix.NFT_NAT_DNAT {
-		c.say("snat")
-		return
-	}
-	var t Target
-	if as.has(unix.NFTA_NAT_REG_ADDR_MIN) {
-		first, last := c.constant(as, unix.NFTA_NAT_REG_ADDR_MIN), c.constant(as, unix.NFTA_NAT_REG_ADDR_MAX)
-		addr, ok := netip.AddrFromSlice(first)
-		t.Addr, t.Many = addr, !ok || last != nil && !slices.Equal(first, last)
-	}
-	port, many := c.natPort(as, unix.NFTA_NAT_REG_PROTO_MIN, unix.NFTA_NAT_REG_PROTO_MAX)
-	t.Port, t.Many = port, t.Many || many
-	c.act(Action{Kind: Translate, To: t}, "dnat to "+t.String())
-}
-
-func (c *compiler) redirect(as attributes) {
-	c.end(Accept)
-	port, many := c.natPort(as, unix.NFTA_REDIR_REG_PROTO_MIN, unix.NFTA_REDIR_REG_PROTO_MAX)
-	t := Target{Port: port, Many: many}
-	c.act(Action{Kind: Translate, To: t}, "redirect to "+t.String())
-}
-
-func (c *compiler) natPort(as attributes, from, to uint16) (port uint16, many bool) {
-	if !as.has(from) {
-		return 0, false
-	}
-	first, last := c.constant(as, from), c.constant(as, to)
-	if len(first) < 2 {
-		return 0, true
-	}
-	return uint16(first[0])<<8 | uint16(first[1]), last != nil && !slices.Equal(first, last)
-}
-
-func (c *compiler) synproxy() {
-	c.act(Action{Kind: AnySynproxy}, "synproxy")
-	c.end(Synproxy)
-}
-
-// object is a named counter, limit and so on, or one that a map names.
-func (c *compiler) object(as attributes) {
-	const objCounter, objQuota, objLimit, objConnLimit, objSynproxy = 1, 2, 4, 5, 10
-	kind := as.uint32(unix.NFTA_OBJREF_IMM_TYPE)
-	if name := as.text(unix.NFTA_OBJREF_SET_NAME); name != "" {
-		s := c.sets[nftID{c.table.family, c.table.table, name}]
-		c.inSet(s, as.uint32(unix.NFTA_OBJREF_SET_SREG), false)
-		if s != nil {
-			kind = s.objectType
-		}
-	}
-	switch kind {
-	case objQuota, objLimit, objConnLimit:
-		c.obscure("limit")
-	case objSynproxy:
-		c.synproxy()
-	}
-}
-
-// xtables is a target of iptables, whose options are binary.
-func (c *compiler) xtables(as attributes) {
-	name, info := as.text(unix.NFTA_TARGET_NAME), as[unix.NFTA_TARGET_INFO]
-	c.say("xt target " + name)
-	if !xtablesContinue[name] {
-		kind, ok := xtablesVerdicts[name]
-		if !ok {
-			kind = Other
-		}
-		c.end(kind)
-	}
-	switch name {
-	case "NOTRACK":
-		c.rule.Actions = append(c.rule.Actions, Action{Kind: Notrack})
-	case "CT":
-		// struct xt_ct_target_info: flags and zone, 16 bits each.
-		if len(info) >= 4 && (info[0]|info[1])&1 != 0 {
-			c.rule.Actions = append(c.rule.Actions, Action{Kind: Notrack})
-		}
-		if len(info) >= 4 && (info[2]|info[3]) != 0 {
-			c.rule.Actions = append(c.rule.Actions, Action{Kind: Zone})
-		}
-	case "MARK":
-		c.rule.Actions = append(c.rule.Actions, Action{Kind: Mark})
-	case "CONNMARK":
-		c.rule.Actions = append(c.rule.Actions, Action{Kind: ConnMark}, Action{Kind: Mark, Mark: MarkChange{Restored: true}})
-	case "SYNPROXY":
-		c.rule.Actions = append(c.rule.Actions, Action{Kind: AnySynproxy})
-	case "DNAT", "REDIRECT", "NETMAP":
-		c.rule.Actions = append(c.rule.Actions, Action{Kind: Translate, To: Target{Many: true}})
 	}
 }
 

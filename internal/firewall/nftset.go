@@ -58,19 +58,21 @@ func cmpRange(op uint32, v []byte) (r Range, not bool) {
 }
 
 // add adds the condition that fields lie in one of the elements; each element
-// has an interval for each field. It reports whether the condition could be
-// expressed; otherwise the rule is obscure.
-func (c *compiler) add(fields []*loadedField, masks [][]byte, elements [][]Range, not bool, label string) bool {
+// has an interval for each field. If that cannot be expressed, the rule is
+// obscure.
+func (c *compiler) add(fields []*loadedField, masks [][]byte, elements [][]Range, not bool, label string) {
 	cond, ok := condition(fields, masks, elements)
 	if !ok {
 		c.obscure("comparison")
-		return false
+		return
 	}
 	cond.Not, cond.label = not, label
+	if not && len(fields) == 1 && fields[0].values != nil {
+		cond = fields[0].complement(cond)
+	}
 	c.learn(cond)
 	c.rule.Conditions = append(c.rule.Conditions, cond)
 	c.say(cond.String())
-	return true
 }
 
 // condition converts elements to values of the fields. An interval of one may

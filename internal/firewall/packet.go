@@ -55,12 +55,16 @@ type view struct {
 // net/netfilter/nft_ct.c, Linux 6.18, and xt_conntrack.c likewise).
 func (p *Packet) at(priority int32) view {
 	v := view{Packet: *p, state: p.States}
-	early := priority < PriorityConntrack && (p.Hook == Prerouting || p.Hook == Output)
-	fromLo := p.Hook == Prerouting && slices.Equal(p.In, []string{"lo"})
-	if early && !p.Made && !fromLo {
+	if priority < PriorityConntrack && p.untracked() {
 		v.state = rules.Invalid
 	}
 	return v
+}
+
+// untracked reports whether connection tracking has yet to see the packet.
+func (p *Packet) untracked() bool {
+	fromLo := p.Hook == Prerouting && slices.Equal(p.In, []string{"lo"})
+	return !p.Made && !fromLo && (p.Hook == Prerouting || p.Hook == Output)
 }
 
 // know tells what is known of a field.

@@ -35,6 +35,18 @@ func (s *Service) toService(h Hook, f rules.TCPFlags, states rules.States) Packe
 	return p
 }
 
+// reply is a packet of the backend to a client, where it first meets the rules.
+func (s *Service) reply() Packet {
+	p := Packet{Hook: Prerouting, Source: s.Destination, SourcePort: s.Port, Flags: rules.ACK, States: rules.Established}
+	if s.To.IsValid() {
+		p.Source, p.SourcePort = netip.PrefixFrom(s.To.Addr(), s.To.Addr().BitLen()), s.To.Port()
+	}
+	if s.toLo() {
+		p.Hook, p.SourceLocal = Output, true
+	}
+	return p
+}
+
 // translated returns the packet as it is after destination NAT.
 func (s *Service) translated(p Packet) Packet {
 	if s.To.IsValid() {
@@ -111,15 +123,15 @@ func (fw Firewall) Restricts(s Service) (Fate, bool) {
 // everyPacket returns the packets of the service's connections at each hook
 // that they meet.
 func (s *Service) everyPacket() []Packet {
-	const any = rules.New | rules.Untracked | rules.Invalid | rules.Established
+	const whatever = rules.New | rules.Untracked | rules.Invalid | rules.Established
 	ps := []Packet{
-		s.toService(Prerouting, rules.SYN, any), s.toService(Prerouting, rules.ACK, any),
-		s.toService(s.Hook, rules.SYN, any), s.toService(s.Hook, rules.ACK, any),
+		s.toService(Prerouting, rules.SYN, whatever), s.toService(Prerouting, rules.ACK, whatever),
+		s.toService(s.Hook, rules.SYN, whatever), s.toService(s.Hook, rules.ACK, whatever),
 		s.answer(Output), s.answer(Postrouting),
 		s.proxied(Output), s.translated(s.proxied(Postrouting)),
 	}
 	if s.To.IsValid() {
-		ps = append(ps, s.translated(s.toService(s.backendHook(), rules.ACK, any)))
+		ps = append(ps, s.translated(s.toService(s.backendHook(), rules.ACK, whatever)))
 	}
 	if s.toLo() {
 		ps = append(ps, s.translated(s.proxied(Prerouting)), s.translated(s.proxied(Input)))

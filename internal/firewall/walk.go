@@ -164,9 +164,9 @@ func (r *Rule) matches(v *view) answer {
 	return a
 }
 
-// tracked returns the states of a packet after the actions of a chain that
+// afterNotrack returns the states of a packet after the actions of a chain that
 // stands before connection tracking.
-func tracked(states rules.States, res result) rules.States {
+func afterNotrack(states rules.States, res result) rules.States {
 	for _, e := range res.actions {
 		if e.act.Kind != Notrack {
 			continue

@@ -26,10 +26,15 @@ const closingTimeout = 2 * time.Minute
 // Without them the kernel takes windows for too small after one big transfer,
 // and forgets a connection that is then silent for
 // nf_conntrack_tcp_timeout_unacknowledged (300 s) instead of
-// nf_conntrack_tcp_timeout_established. An entry without them, which the kernel
-// made when it saw a packet in the middle of the connection, is replaced, and
-// counted; its mark stays. Between the two is a moment in which a packet may be
-// INVALID; the sender repeats it.
+// nf_conntrack_tcp_timeout_established.
+//
+// It is meant for idle connections: the kernel gives every entry that is made so
+// a place for what SYNPROXY would note (ctnetlink_create_conntrack in
+// net/netfilter/nf_conntrack_netlink.c, 6.18). If the connection ends in a way
+// that the entry does not see whole, and its port is used again while there are
+// SYNPROXY rules, the proxy's hook takes the new handshake for one of its own
+// and spoils it. So active ones are better left to the kernel, which takes them
+// up by itself as long as nf_conntrack_tcp_loose is 1.
 //
 // It needs CAP_NET_ADMIN, else the error is [fs.ErrPermission], and connection
 // tracking that is loaded, else it is [fs.ErrNotExist]. A cancelled ctx ends it
@@ -77,64 +82,15 @@ func (d *dialogue) carry(sockets []Socket, timeout time.Duration) (injected int,
 	if err != nil {
 		return 0, nil, err
 	}
-	var tracked []Conn
 	for i, a := range answers {
 		switch {
 		case a.err == nil:
 			injected++
 		case !errors.Is(a.err, unix.EEXIST):
 			refused = fmt.Errorf("carry %s over: %w", sockets[i].tuple(), a.err)
-		case sockets[i].WindowScale && !sockets[i].Closing:
-			tracked = append(tracked, sockets[i].entry(timeout))
 		}
 	}
-	replaced, err := d.replacePickedUp(tracked)
-	return injected + replaced, refused, err
-}
-
-// replacePickedUp replaces those of the entries that the kernel has without
-// having seen their handshake.
-func (d *dialogue) replacePickedUp(wanted []Conn) (replaced int, err error) {
-	requests := make([]request, len(wanted))
-	for i, c := range wanted {
-		requests[i] = request{command: nl.IPCTNL_MSG_CT_GET, payload: c.naming()}
-	}
-	answers, err := d.ask(requests)
-	if err != nil {
-		return 0, err
-	}
-	for i, a := range answers {
-		if a.err != nil {
-			continue // gone, or of another zone
-		}
-		have, err := parseConn(a.data)
-		if err != nil {
-			return replaced, fmt.Errorf("look up %s: %w", wanted[i].Original, err)
-		}
-		if !have.pickedUp(wanted[i]) {
-			continue
-		}
-		wanted[i].mark = have.mark
-		two, err := d.ask([]request{{command: nl.IPCTNL_MSG_CT_DELETE, payload: have.naming()}, wanted[i].insertion()})
-		if err != nil {
-			return replaced, err
-		}
-		// If it is there again, a packet came in between.
-		if two[1].err == nil {
-			replaced++
-		} else if !errors.Is(two[1].err, unix.EEXIST) {
-			return replaced, fmt.Errorf("replace the entry of %s: %w", wanted[i].Original, two[1].err)
-		}
-	}
-	return replaced, nil
-}
-
-// pickedUp tells whether the entry is that of wanted, whoever the kernel takes
-// for the initiator, but made from a packet in the middle of the connection.
-func (c Conn) pickedUp(wanted Conn) bool {
-	return (c.Original == wanted.Original || c.Original == wanted.Reply) && c.Reply == c.Original.Reverse() &&
-		c.State == TCPEstablished && !c.zoned && c.Zone == 0 &&
-		(c.FlagsOriginal|c.FlagsReply)&FlagWindowScale == 0 && c.FlagsOriginal&c.FlagsReply&FlagLiberal != 0
+	return injected, refused, nil
 }
 
 // insertion is the request that makes the entry if there is none.

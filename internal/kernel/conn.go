@@ -108,7 +108,6 @@ type Conn struct {
 	Zone uint16
 
 	id        uint32 // CTA_ID; 0 if absent
-	mark      uint32 // CTA_MARK
 	synproxy  bool   // CTA_SYNPROXY is present
 	zoned     bool   // a zone of one direction only, by which the entry cannot be named here
 	transport uint8  // the protocol

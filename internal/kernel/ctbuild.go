@@ -72,17 +72,12 @@ func (c Conn) naming() []byte {
 // creating returns the payload of the request that makes the entry of c.
 func (c Conn) creating() []byte {
 	flags := func(f TCPFlags) []byte { return []byte{byte(f), 0xff} } // and the mask
-	var mark []byte
-	if c.mark != 0 { // not every kernel knows marks
-		mark = attr(ctaMark, be32(c.mark))
-	}
 	return slices.Concat(
 		nfgenmsg(c.Original.Src.Addr()),
 		tupleAttr(ctaTupleOrig, c.transport, c.Original),
 		tupleAttr(ctaTupleReply, c.transport, c.Reply),
 		attr(ctaStatus, be32(uint32(c.Status))),
 		attr(ctaTimeout, be32(uint32(c.Timeout.Seconds()))),
-		mark,
 		nest(ctaProtoInfo, nest(ctaProtoInfoTCP,
 			attr(ctaProtoTCPState, []byte{byte(c.State)}),
 			attr(ctaProtoTCPWScaleOriginal, []byte{min(c.WScaleOriginal, maxWScale)}),

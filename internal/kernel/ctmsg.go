@@ -16,7 +16,6 @@ const (
 	ctaStatus     = 3
 	ctaProtoInfo  = 4
 	ctaTimeout    = 7
-	ctaMark       = 8
 	ctaID         = 12
 	ctaZone       = 18
 	ctaSynproxy   = 24
@@ -78,8 +77,6 @@ func parseConn(msg []byte) (Conn, error) {
 			var n uint32
 			n, err = number[uint32]("timeout", data)
 			c.Timeout = time.Duration(n) * time.Second
-		case ctaMark:
-			c.mark, err = number[uint32]("mark", data)
 		case ctaID:
 			c.id, err = number[uint32]("identity", data)
 		case ctaZone:

@@ -17,7 +17,7 @@ var (
 		Proxied:   true,
 		Status:    StatusSeenReply | StatusAssured | StatusConfirmed,
 		Timeout:   432000 * time.Second,
-		transport: unix.IPPROTO_TCP, id: 0x1234abcd, mark: 0x10, synproxy: true,
+		transport: unix.IPPROTO_TCP, id: 0x1234abcd, synproxy: true,
 		WScaleOriginal: 7, WScaleReply: 10,
 		FlagsOriginal: FlagWindowScale | FlagSACKPermitted, FlagsReply: FlagWindowScale | FlagLiberal,
 	}
@@ -95,7 +95,6 @@ func TestParseConnRefuses(t *testing.T) {
 		"flags of 1 byte":    tcp(attr(ctaProtoTCPFlagsReply, []byte{3})),
 		"status of 3 bytes":  with(attr(ctaStatus, make([]byte, 3))),
 		"timeout of 8 bytes": with(attr(ctaTimeout, make([]byte, 8))),
-		"mark of 2 bytes":    with(attr(ctaMark, make([]byte, 2))),
 		"empty identity":     with(attr(ctaID)),
 		"zone of 4 bytes":    with(attr(ctaZone, make([]byte, 4))),
 		"short SYNPROXY":     with(attr(ctaSynproxy, attr(ctaSynproxyISN, make([]byte, 2)))),

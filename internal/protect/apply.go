@@ -123,7 +123,7 @@ func (p *plan) changes() bool { return len(p.steps) > 0 || len(p.others) > 0 || 
 // same reports whether nothing has to be done, not even to the record.
 func (p *plan) same() bool {
 	return !p.changes() && p.old != nil && p.old.Backend == p.new.Backend && reflect.DeepEqual(p.old.Services, p.new.Services) &&
-		!p.old.Draining && p.old.Pending == nil && p.new.Pending == nil
+		!p.old.Draining && !p.old.Unfinished && p.old.Pending == nil && p.new.Pending == nil
 }
 
 // closes reports whether services go whose cookies may be on their way.
@@ -179,6 +179,7 @@ func (h *Host) planWarmup(p *plan) error {
 	if p.earlier.Tracked {
 		return nil
 	}
+	p.new.Unwatched = true
 	guards, err := h.guardSettings()
 	if err != nil {
 		return err
@@ -280,7 +281,7 @@ func (h *Host) chooseBackend(ctx context.Context, p *plan, name string) error {
 
 // nextRecord prepares the undo record that will hold when all is done.
 func (p *plan) nextRecord(ctx context.Context, o Order) error {
-	p.new = &record{Backend: p.backend.Name(), Services: o.Services, Written: time.Now().UTC().Truncate(time.Second)}
+	p.new = &record{Backend: p.backend.Name(), Services: o.Services, Unfinished: true, Written: time.Now().UTC().Truncate(time.Second)}
 	if o.Try > 0 {
 		p.new.Pending = newPending(o.Try, p.old)
 	}

@@ -41,11 +41,15 @@ func (h *Host) execute(ctx context.Context, s store, p *plan, o Order) ([]Findin
 		}
 		found = append(found, differs...)
 	}
+	if p.same() {
+		return found, nil
+	}
+	p.new.Unfinished = false
 	if p.new.Pending != nil {
 		p.new.Pending.Deadline = time.Now().Add(o.Try)
-		if err := s.save(p.new); err != nil {
-			return fail(err)
-		}
+	}
+	if err := s.save(p.new); err != nil {
+		return fail(err)
 	}
 	return found, nil
 }
@@ -70,16 +74,16 @@ func (h *Host) readBack(ctx context.Context, p *plan) ([]Finding, error) {
 
 // change makes the planned changes and notes in u how to undo them.
 func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) ([]Finding, error) {
-	u.record = func() error { return s.put(p.old) }
 	if err := s.save(p.new); err != nil {
-		return nil, err
+		return nil, err // the old one is still there
 	}
+	u.record = func() error { return s.put(p.old) }
 	if err := h.step(ctx, "record"); err != nil {
 		return nil, err
 	}
 	before, _ := kernel.ReadSynproxyStats() // absent: nothing was answered yet
 	retreat := func(ctx context.Context) error { return h.retreat(ctx, s, p, u, before) }
-	found, err := h.warmUp(ctx, p, u, retreat)
+	found, err := h.warmUp(ctx, s, p, u, retreat)
 	if err != nil {
 		return nil, err
 	}
@@ -116,12 +120,6 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) ([]Finding
 			return nil, fmt.Errorf("rules: %w", err)
 		}
 	}
-	if p.new.Warming {
-		p.new.Warming = false
-		if err := s.save(p.new); err != nil {
-			return nil, err
-		}
-	}
 	return found, h.step(ctx, "changed")
 }
 
@@ -133,14 +131,16 @@ func (h *Host) removeOthers(ctx context.Context, p *plan, u *undo) error {
 		if err := h.reach(ctx, o.backend, rules.Ruleset{}); err != nil {
 			return fmt.Errorf("rules: %w", err)
 		}
-		if p.new.Base == nil {
-			continue // the record is lost, and which tables were there before us
-		}
-		if err := o.backend.Prune(ctx, p.new.Base); err != nil {
-			return err
-		}
 	}
-	return nil
+	moved := len(p.others) > 0 || p.old != nil && p.old.Unfinished
+	if !moved || p.new.Base == nil || p.backend.Name() == rules.NFT { // without Base the record is lost, and which tables were there before us
+		return nil
+	}
+	b, err := rules.Find(rules.NFT)
+	if err != nil {
+		return nil //nolint:nilerr // without its programs, what is left of its tables is empty
+	}
+	return b.Prune(ctx, p.new.Base)
 }
 
 // retreat leads the rules back to where the plan began, without losing the
@@ -175,7 +175,8 @@ func (h *Host) retreat(ctx context.Context, s store, p *plan, u *undo, before ke
 func (p *plan) keepAnchors() *record {
 	if p.old == nil {
 		rec := *p.new
-		rec.Draining, rec.Pending, rec.Sysctls, rec.Warming = true, nil, nil, false
+		rec.Draining, rec.Pending, rec.Sysctls = true, nil, nil
+		rec.Unfinished, rec.Unwatched, rec.Warming = false, false, false
 		return &rec
 	}
 	rec := *p.old

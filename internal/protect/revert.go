@@ -131,47 +131,28 @@ func (h *Host) withdraw(ctx context.Context, s store, rec *record, r *Reverted) 
 	}
 	back := *rec
 	var u undo
+	fail := func(err error) error { return u.rollback(ctx, err) }
+	next := *rec
+	next.Draining, next.Pending = true, nil
+	next.Unfinished, next.Unwatched, next.Warming = false, false, false
+	if len(ours) > 0 && !slices.ContainsFunc(ours, func(o held) bool { return o.backend.Name() == rec.Backend }) {
+		// A move to another backend was cut short before it began.
+		next.Backend = ours[0].backend.Name()
+	}
+	if err := s.save(&next); err != nil {
+		return err // the old one is still there
+	}
 	u.record = func() error {
 		if back.Unknown && len(back.Services) == 0 {
 			return s.put(nil)
 		}
 		return s.put(&back)
 	}
-	fail := func(err error) error { return u.rollback(ctx, err) }
-	closing := rules.Policy{Closing: policyOf(rec.Services).Services, Anchors: rec.Families}.Ruleset()
-	anchored := rules.Policy{Anchors: rec.Families}.Ruleset()
-	next := *rec
-	next.Draining, next.Pending, next.Warming = true, nil, false
-	if err := s.save(&next); err != nil {
-		return fail(err)
-	}
 	if err := h.step(ctx, "record"); err != nil {
 		return fail(err)
 	}
-	main := slices.IndexFunc(ours, func(o held) bool { return o.backend.Name() == rec.Backend })
-	if main >= 0 {
-		o := ours[main]
-		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return h.reach(ctx, o.backend, o.rules) })
-		if len(rules.Compare(o.rules, anchored)) > 0 {
-			if err := h.reach(ctx, o.backend, closing); err != nil {
-				return fail(fmt.Errorf("rules: %w", err))
-			}
-			if err := h.letCookiesLand(ctx, time.Now(), "cookies in flight"); err != nil {
-				return fail(err)
-			}
-			if err := h.reach(ctx, o.backend, anchored); err != nil {
-				return fail(fmt.Errorf("rules: %w", err))
-			}
-		}
-	}
-	for i, o := range ours {
-		if i == main {
-			continue
-		}
-		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return h.reach(ctx, o.backend, o.rules) })
-		if err := h.reach(ctx, o.backend, rules.Ruleset{}); err != nil {
-			return fail(fmt.Errorf("rules: %w", err))
-		}
+	if err := h.leaveAnchors(ctx, ours, &next, &u); err != nil {
+		return fail(err)
 	}
 	if err := h.restore(ctx, rec, r, &u); err != nil {
 		return fail(err)
@@ -181,7 +162,41 @@ func (h *Host) withdraw(ctx context.Context, s store, rec *record, r *Reverted) 
 		return fail(err)
 	}
 	r.State = Draining
-	return h.step(ctx, "draining")
+	_ = h.step(ctx, "draining") // from here on, the end of ctx ends a wait
+	return nil
+}
+
+// leaveAnchors takes everything away but the anchors of the record's backend,
+// and that only when they stand and the cookies in flight have landed.
+func (h *Host) leaveAnchors(ctx context.Context, ours []held, rec *record, u *undo) error {
+	closing := rules.Policy{Closing: policyOf(rec.Services).Services, Anchors: rec.Families}.Ruleset()
+	anchored := rules.Policy{Anchors: rec.Families}.Ruleset()
+	closed := false
+	for _, o := range ours {
+		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return h.reach(ctx, o.backend, o.rules) })
+		if len(rules.Compare(o.rules, anchored)) == 0 {
+			continue
+		}
+		if err := h.reach(ctx, o.backend, closing); err != nil {
+			return fmt.Errorf("rules: %w", err)
+		}
+		closed = true
+	}
+	if closed {
+		if err := h.letCookiesLand(ctx, time.Now(), "cookies in flight"); err != nil {
+			return err
+		}
+	}
+	for _, o := range ours {
+		want := rules.Ruleset{}
+		if o.backend.Name() == rec.Backend { // whose anchors stand by now
+			want = anchored
+		}
+		if err := h.reach(ctx, o.backend, want); err != nil {
+			return fmt.Errorf("rules: %w", err)
+		}
+	}
+	return nil
 }
 
 // restore gives the settings back.
@@ -214,14 +229,12 @@ func (h *Host) drain(ctx context.Context, s store, r *Reverted, limit *time.Dura
 	defer ticker.Stop()
 	most := 0
 	for {
-		n, err := kernel.AliveProxied(ctx, nil)
-		if err != nil && ctx.Err() == nil {
+		n, err := kernel.AliveProxied(context.WithoutCancel(ctx), nil) // told at the end of ctx, too
+		if err != nil {
 			return Errorf(Failed, "the namespace is draining; see what is wrong, and run synproxyctl revert again", "proxied connections could not be counted: %w", err)
 		}
-		if err == nil {
-			r.Remaining = n
-		}
-		if err == nil && n == 0 {
+		r.Remaining = n
+		if n == 0 {
 			h.progress("proxied connections ended", most, most)
 			return h.finish(ctx, s, r)
 		}

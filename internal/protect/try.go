@@ -2,8 +2,11 @@ package protect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/gofrs/flock"
 )
 
 // pending is a change that stands only until its deadline unless it is
@@ -70,6 +73,8 @@ func (h *Host) Confirm(ctx context.Context) (*Confirmed, error) {
 		return nil, err
 	case rec == nil || rec.Pending == nil:
 		return nil, Errorf(NotApplied, "only an apply --try awaits a confirmation; see synproxyctl status", "nothing is pending in this network namespace")
+	case rec.Unfinished:
+		return nil, Errorf(Conflict, "apply again", "the change on trial did not come to its end")
 	case rec.Pending.over():
 		return nil, Errorf(Conflict, "apply again, and confirm in time", "the time to confirm was over at %s", rec.Pending.Deadline.Format(time.TimeOnly))
 	}
@@ -81,29 +86,30 @@ func (h *Host) Confirm(ctx context.Context) (*Confirmed, error) {
 }
 
 // Await waits until the named change is confirmed, replaced or taken back, and
-// then returns nil; or until its time is over, and then takes it back, as a
-// guard does. Proxied connections live on: what was not there before drains.
+// then returns nil; or until its time is over, or the apply that makes it has
+// died, and then takes it back, as a guard does. Proxied connections live on:
+// what was not there before drains. What fails is tried again.
 func (h *Host) Await(ctx context.Context, name string) error {
 	s, err := h.open()
 	if err != nil {
 		return err
 	}
-	const poll = 200 * time.Millisecond
-	seen := false
-	for begun := time.Now(); ; {
-		rec, err := s.load()
-		if err != nil {
-			return err
+	const poll, longest = 200 * time.Millisecond, time.Minute
+	pause := poll
+	for {
+		over, err := h.overdue(s, name)
+		if err == nil && over {
+			err = h.expire(ctx, s, name)
 		}
-		mine := rec != nil && rec.Pending != nil && rec.Pending.Name == name
 		switch {
-		case mine && rec.Pending.over():
-			return h.expire(ctx, s, name)
-		case !mine && (seen || time.Since(begun) > longestApply):
+		case errors.Is(err, errNotMine):
 			return nil
+		case err == nil:
+			pause = poll
+		default:
+			pause = min(2*pause, longest)
 		}
-		seen = seen || mine
-		timer := time.NewTimer(poll)
+		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -111,6 +117,38 @@ func (h *Host) Await(ctx context.Context, name string) error {
 		case <-timer.C:
 		}
 	}
+}
+
+// errNotMine tells that a change on trial is one no more.
+var errNotMine = errors.New("nothing to guard")
+
+// overdue tells whether the named change may have to be taken back. As long as
+// its apply holds the lock, it does not; the error is errNotMine if there is no
+// such change.
+func (h *Host) overdue(s store, name string) (bool, error) {
+	rec, err := s.load()
+	if err != nil {
+		return false, err
+	}
+	mine := rec.tries(name)
+	if mine && !rec.Unfinished {
+		return rec.Pending.over(), nil
+	}
+	l := flock.New(s.lockPath(), flock.SetPermissions(0o600))
+	defer l.Close()
+	if free, err := l.TryLock(); err != nil || !free {
+		return false, err
+	}
+	// Whoever was to make it has ended, and has noted everything.
+	if rec, err = s.load(); err == nil && !rec.tries(name) {
+		err = errNotMine
+	}
+	return rec.tries(name) && (rec.Unfinished || rec.Pending.over()), err
+}
+
+// tries reports whether the named change is on trial.
+func (r *record) tries(name string) bool {
+	return r != nil && r.Pending != nil && r.Pending.Name == name
 }
 
 // expire takes back the named change.
@@ -121,8 +159,13 @@ func (h *Host) expire(ctx context.Context, s store, name string) error {
 	}
 	defer func() { release() }()
 	rec, err := s.load()
-	if err != nil || rec == nil || rec.Pending == nil || rec.Pending.Name != name {
+	switch {
+	case err != nil:
 		return err
+	case !rec.tries(name):
+		return errNotMine
+	case !rec.Unfinished && !rec.Pending.over():
+		return nil
 	}
 	before := rec.Pending.Before
 	if before != nil && !before.Draining {
@@ -137,7 +180,7 @@ func (h *Host) expire(ctx context.Context, s store, name string) error {
 	}
 	if err != nil {
 		rec.Pending.Failed = err.Error()
-		if now, lerr := s.load(); lerr == nil && now != nil && now.Pending != nil && now.Pending.Name == name {
+		if now, lerr := s.load(); lerr == nil && now.tries(name) {
 			_ = s.save(rec) // what is wrong is told by the error
 		}
 	}

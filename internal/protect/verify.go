@@ -85,6 +85,9 @@ func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
 		return nil, nil, err
 	}
 	found := []Finding{}
+	if rec != nil && rec.Unfinished {
+		found = append(found, finding(Bad, "cut-short", "apply again, or revert", "an apply has begun, and did not come to its end"))
+	}
 	gone := rec != nil
 	for _, one := range all {
 		mine := rec != nil && one.backend.Name() == rec.Backend

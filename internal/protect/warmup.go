@@ -61,7 +61,8 @@ func (h *Host) connections(ctx context.Context, p *plan, o Order) (Earlier, erro
 		if err != nil && !errors.Is(err, kernel.ErrCannotTell) { // then it is safe to take it for no
 			return c, fmt.Errorf("conntrack: %w", err)
 		}
-		if !watching {
+		// After a warm-up that was cut short, our own rules may make it watch.
+		if !watching || p.old != nil && p.old.Unwatched {
 			c.families = append(c.families, f)
 		}
 	}
@@ -131,7 +132,7 @@ func (c Earlier) findings() []Finding {
 
 // warmUp makes conntrack watch before it is asked to judge: it takes up what
 // is active, and is told of the idle connections of this host.
-func (h *Host) warmUp(ctx context.Context, p *plan, u *undo, retreat func(context.Context) error) ([]Finding, error) {
+func (h *Host) warmUp(ctx context.Context, s store, p *plan, u *undo, retreat func(context.Context) error) ([]Finding, error) {
 	if p.earlier.Tracked {
 		return nil, nil
 	}
@@ -155,14 +156,11 @@ func (h *Host) warmUp(ctx context.Context, p *plan, u *undo, retreat func(contex
 	if err := h.step(ctx, "conntrack"); err != nil {
 		return nil, err
 	}
-	if _, err := carry(ctx, func(s kernel.Socket) bool { return !s.Closing }); err != nil {
-		return nil, err
-	}
 	if err := h.watch(ctx, p); err != nil {
 		return nil, err
 	}
-	// Once more: of what was picked up meanwhile, conntrack lacks the window scale.
-	found, err := carry(ctx, func(kernel.Socket) bool { return true })
+	// Those that said nothing: what is active has been taken up by now.
+	found, err := carry(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -173,6 +171,10 @@ func (h *Host) warmUp(ctx context.Context, p *plan, u *undo, retreat func(contex
 		if err := h.flip(loose, "1", "0"); err != nil {
 			return nil, err
 		}
+	}
+	p.new.Unwatched, p.new.Warming = false, false
+	if err := s.save(p.new); err != nil {
+		return nil, err
 	}
 	n, err := kernel.RoutedConnections(ctx, p.new.serves())
 	if err != nil {
@@ -201,10 +203,9 @@ func (h *Host) watch(ctx context.Context, p *plan) error {
 }
 
 // carry tells conntrack of the connections of this host that it does not know.
-func carry(ctx context.Context, which func(kernel.Socket) bool) ([]Finding, error) {
+func carry(ctx context.Context) ([]Finding, error) {
 	sockets, err := kernel.LocalConnections(ctx)
 	if err == nil {
-		sockets = slices.DeleteFunc(sockets, func(s kernel.Socket) bool { return !which(s) })
 		_, err = kernel.Carry(ctx, sockets)
 	}
 	if err == nil {

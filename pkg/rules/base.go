@@ -33,7 +33,8 @@ func (x *xtables) BaseChains(ctx context.Context) ([]BaseChain, error) {
 }
 
 // Prune removes what is not in keep of the built-in chains that our jumps stand
-// in, and a table whose last chain went so. Each object goes only if it is
+// in, and a table whose last chain went so; also one in which an anchor alone
+// may have stood, which has no built-in chain. Each object goes only if it is
 // unused at that moment: NLM_F_NONREC makes the kernel say EBUSY otherwise
 // (nf_tables_deltable and nf_tables_delchain in net/netfilter/nf_tables_api.c,
 // since Linux 4.15). Chains and tables of others stay, empty or not.
@@ -54,7 +55,7 @@ func (x *xtables) Prune(ctx context.Context, keep []BaseChain) error {
 	emptied := map[BaseChain]bool{} // tables that lost a chain
 	for _, b := range now {         // chains before their table
 		table := BaseChain{Family: b.Family, Table: b.Table}
-		if slices.Contains(keep, b) || b == table && !emptied[table] {
+		if slices.Contains(keep, b) || b == table && !emptied[table] && b.Table != anchorTable {
 			continue
 		}
 		removed, err := removeUnused(conn, b)

@@ -14,6 +14,7 @@ const (
 	// the packets of proxied connections need (nf_synproxy_ipv4_init in
 	// net/netfilter/nf_synproxy_core.c, 6.18), while everything else comes and goes.
 	chainAnchor = ChainPrefix + "_ANCHOR"
+	anchorTable = Filter
 )
 
 // handshake are the flags that tell the steps of a handshake apart.
@@ -49,7 +50,7 @@ func (p Policy) Rules() []Rule {
 			b.rules = append(b.rules, Rule{Family: family, Table: Window, Chain: chainWindow, Foreign: windowText})
 		}
 		if anchored {
-			b.add(Filter, chainAnchor, SYNPROXY{}, TCP{})
+			b.add(anchorTable, chainAnchor, SYNPROXY{}, TCP{})
 		}
 		rules = append(rules, b.jumps()...)
 		rules = append(rules, b.rules...)

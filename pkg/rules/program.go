@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -59,16 +60,27 @@ func run(ctx context.Context, path string, stdin []byte, args ...string) ([]byte
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + strings.Join(programDirs, ":")}
-	if lock := os.Getenv("XTABLES_LOCKFILE"); lock != "" {
-		cmd.Env = append(cmd.Env, "XTABLES_LOCKFILE="+lock)
+	lock, err := openLockFile()
+	if err != nil {
+		return nil, err
+	}
+	if lock != nil {
+		defer lock.Close()
+		cmd.ExtraFiles = []*os.File{lock} // becomes descriptor 3
+		cmd.Env = append(cmd.Env, EnvLockFile+"=/proc/self/fd/3")
 	}
 	cmd.Dir = "/"
 	cmd.Stdin = bytes.NewReader(stdin)
-	// A group of its own: Ctrl-C on the terminal is for us, not for it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A group of its own: Ctrl-C on the terminal is for us, not for it. But it must
+	// not outlive us: while it waits for the xtables lock, another instance could
+	// find our lock free, and change what it has been told to change. The signal
+	// is sent at the end of the thread, not only of the process.
+	runtime.LockOSThread() // see PassOn, too
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, AmbientCaps: PassOn()}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	err = cmd.Run()
 	switch {
 	case err == nil:
 		return stdout.Bytes(), nil
