@@ -62,6 +62,20 @@ func badWords() []bad {
 		no("verify "+web, web),
 		no("revert "+web, web),
 		no("revert --now=perhaps", "--now", `"perhaps"`),
+		no("revert --now --drain 5s", "--now", "--drain"),
+		no("revert --try 5s", `"--try"`),
+		no("confirm "+web, web),
+		no("confirm --now", `"--now"`),
+		no("guard", "guard"),
+		{args: []string{"confirm"}, exit: unsupported, names: []string{"pending"}},
+		no("doctor "+web+" --mss 1460", `"--mss"`),
+		no("doctor "+web+" --force", `"--force"`),
+		no("doctor "+web+" --to", "--to needs a value"),
+		no("doctor "+server, server, "no port"),
+		no("doctor 127.0.0.1:80", "127.0.0.1:80", "loopback"),
+		no("doctor [fe80::1]:80", "fe80::1", "link-local"),
+		no("doctor "+web+" --interface nosuch", "nosuch"),
+		{args: line("doctor " + web + " --backend nftables"), exit: unsupported, names: []string{"nftables"}},
 		no("apply "+web+" --sack-perm=maybe", "--sack-perm", `"maybe"`),
 		{args: []string{"probe", web, "--" + strings.Repeat("x", 5000)}, exit: badUsage, names: []string{"unknown flag", "xxx"}},
 		{args: []string{"probe", web, "--\x1b[31mred"}, exit: badUsage, names: []string{`\x1b[31mred`}},
@@ -74,6 +88,8 @@ func badWords() []bad {
 		"rate":         {"fast", "0", "-5", "1000001", "99999999999999999999"},
 		"mss":          {"big", "0", "-1", "87", "65496", "70000", "1e9", "-9223372036854775809"},
 		"wscale":       {"wide", "-1", "15", "255", "256", "4294967303"},
+		"warmup":       {"soon", "5", "-1s", "-1ns", "25h", "9223372036854775808s"},
+		"try":          {"soon", "5", "0", "-1s", "999ms", "25h", "9223372036854775808s"},
 		"lock-timeout": {"ages", "10", "-1s", "-1ns", "1000h", "99999999999h"},
 	} {
 		for _, value := range values {
@@ -81,11 +97,21 @@ func badWords() []bad {
 		}
 	}
 	for flag, value := range map[string]string{
-		"hook": "bogus", "first": "nobody", "backend": "bogus", "probe-at": server, "source": "here",
+		"hook": "bogus", "first": "nobody", "backend": "bogus", "mode": "fast", "to": server, "probe-at": server, "source": "here",
 	} {
 		cases = append(cases, no("apply "+web+" --"+flag+" "+value, "--"+flag, `"`+value+`"`))
 	}
+	for _, flag := range []string{"hook", "mode", "to", "backend"} {
+		cases = append(cases, no("doctor "+web+" --"+flag+" bogus", "--"+flag, `"bogus"`))
+	}
+	for _, value := range []string{"long", "5", "-1s", "-1ns", "9223372036854775808s"} {
+		cases = append(cases, bad{args: []string{"revert", "--drain", value}, exit: badUsage, names: []string{"--drain", value}})
+	}
 	return append(cases,
+		no("apply "+web+" --to "+server+":0", "--to"),
+		no("apply "+web+" --to web.example:80", "--to", "web.example:80"),
+		no("apply "+web+" --to [fd00::1]:80", "fd00::1", "family"),
+		no("apply "+web+" --to "+server+":81 --mode tracked", web, "needs the mode notrack"),
 		no("apply "+web+" --probe-at "+server+":0", "--probe-at"),
 		no("apply "+web+" --probe-at web.example:80", "--probe-at", "web.example:80"),
 		no("probe "+web+" --expect refused", "--expect", `"refused"`),
@@ -261,6 +287,9 @@ func (s *stage) text(c bad) {
 		seen = stdout
 	} else {
 		lines := strings.Split(strings.TrimSuffix(stderr, "\n"), "\n")
+		for len(lines) > 2 && strings.HasPrefix(lines[0], "warning: ") && strings.HasPrefix(lines[1], "  hint: ") {
+			lines = lines[2:] // what is at risk is told before the attempt
+		}
 		if !strings.HasPrefix(lines[0], "synproxyctl: ") || !strings.HasPrefix(lines[len(lines)-1], "hint: ") {
 			s.t.Errorf("no error, or no hint at its end:\n%s", stderr)
 		}

@@ -164,7 +164,7 @@ func ailments() []ailment {
 			name: "anti-spoofing by nft in output", at: input4,
 			make: "nft 'table inet own { chain out { type filter hook output priority filter; fib saddr type != local drop; }; }'",
 			mend: "nft insert rule inet own out ip daddr 10.77.1.1 tcp dport 80 accept",
-			code: "output-drop", severity: "error", names: []string{"nft inet own out, rule 1", "fib saddr type != local drop"},
+			code: "output-drop", severity: "error", names: []string{"nft inet own out, rule 1", "fib saddr type"},
 		},
 		{
 			name: "anti-spoofing on lo", at: input4,

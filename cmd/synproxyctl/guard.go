@@ -24,8 +24,8 @@ var confirmCommand = command{
 	name: "confirm", usage: "keep what an apply --try has changed",
 	help: "Without it, the change is taken back when its time is over. Exits 5 if nothing is pending.",
 	examples: `
-  synproxyctl apply @services.txt --try 60s && ssh -o ConnectTimeout=10 HOST true \
-      && synproxyctl confirm
+  synproxyctl apply @services.txt --try 60s \
+      && ssh -o ConnectTimeout=10 HOST true && synproxyctl confirm
 `,
 	do: runConfirm,
 }

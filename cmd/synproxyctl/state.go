@@ -162,9 +162,9 @@ the command waits for their end. Then the last rules go. Settings are given back
 those that somebody else has set since. Interrupted or run again, it goes on from where it
 was. Twice is the same as once.`,
 	examples: `
-  synproxyctl revert                 wait for the end of proxied connections
-  synproxyctl revert --drain 10m     wait no longer than that; what they need stays
-  synproxyctl revert --now           never mind the connections
+  synproxyctl revert              wait for the end of proxied connections
+  synproxyctl revert --drain 10m  wait no longer; what they need stays
+  synproxyctl revert --now        never mind the connections
 `,
 	flags: []cli.Flag{
 		&cli.DurationFlag{Name: "drain", DefaultText: "without limit", Usage: "how long to wait for proxied connections to end; 0: not at all"},
