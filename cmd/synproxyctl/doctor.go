@@ -68,6 +68,8 @@ func runDoctor(e env, c *cli.Context) (*answer, error) {
 			fmt.Fprintln(w, p.of(protect.Bad, "ill")+": with what is marked error, connections would not get through; apply refuses")
 		case len(d.Services) == 0:
 			fmt.Fprintf(w, "%s: the kernel and %s can do it; name the services to have the host's own rules looked at\n", p.good("well"), d.Backend)
+		case len(d.Services) == 1:
+			fmt.Fprintf(w, "%s: nothing stands in the way of one service by %s\n", p.good("well"), d.Backend)
 		default:
 			fmt.Fprintf(w, "%s: nothing stands in the way of %d services by %s\n", p.good("well"), len(d.Services), d.Backend)
 		}

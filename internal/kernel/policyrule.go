@@ -112,11 +112,11 @@ func Routes(family Family, table int) ([]TableRoute, error) {
 const MainTable = unix.RT_TABLE_MAIN
 
 func tableRoute(family Family, r netlink.Route, names map[int]string) TableRoute {
-	any := netip.IPv4Unspecified()
+	zero := netip.IPv4Unspecified()
 	if family == IPv6 {
-		any = netip.IPv6Unspecified()
+		zero = netip.IPv6Unspecified()
 	}
-	t := TableRoute{To: netip.PrefixFrom(any, 0), Gateway: r.Gw != nil || r.Via != nil || len(r.MultiPath) > 0}
+	t := TableRoute{To: netip.PrefixFrom(zero, 0), Gateway: r.Gw != nil || r.Via != nil || len(r.MultiPath) > 0}
 	if r.Dst != nil {
 		if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
 			ones, _ := r.Dst.Mask.Size()
