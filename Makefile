@@ -16,7 +16,7 @@ ARGS ?=
 # The linter's dependencies are no business of the module's.
 LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test lint format fuzz demo clean
+.PHONY: help build test lint format fuzz soak demo clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,11 @@ format: ## Format the Go files as the linter wants them
 
 fuzz: ## Run every fuzz target for FUZZTIME (5m; a short round: make fuzz FUZZTIME=10s)
 	@scripts/fuzz $(FUZZTIME)
+
+soak: ## Take busy services through every transition, 10,000 connections in each case, without and with a flood
+	@scripts/setup test
+	@as=$$(scripts/privilege); set -x; \
+	go test -count=1 -timeout 60m -v $${as:+-exec "$$as"} ./e2e -run '^TestSoak(Flood)?$$' -soak $(ARGS)
 
 demo: ## Install what is missing, build, and show the whole story in namespaces of its own
 	@scripts/setup run

@@ -121,7 +121,14 @@ services[].port float64
 services[].source string
 verified bool
 +backend_reason string
++connections object
++connections.local float64
++connections.routed null
++connections.seen float64
++connections.tracked bool
++connections.warmup_seconds float64
 +services[].first string
++services[].mode string
 +services[].third_ack string`
 	statusShape = `
 backend string
@@ -167,6 +174,65 @@ sysctls[].key string
 sysctls[].ok bool
 sysctls[].want string
 +services[].first string
++services[].mode string
++services[].third_ack string`
+	pendingShape = `
++pending object
++pending.deadline string
++pending.seconds_left float64`
+	translatedShape = `
++services[].to string`
+	publishedShape = `
++services[].published bool`
+	confirmShape = `
+command string
+schema float64
+services array
+services[] object
+services[].destination string
+services[].family string
+services[].first string
+services[].hook string
+services[].interfaces array
+services[].interfaces[] string
+services[].mode string
+services[].name string
+services[].options object
+services[].options.mss float64
+services[].options.sack_perm bool
+services[].options.timestamps bool
+services[].options.wscale float64
+services[].port float64
+services[].source string
+services[].third_ack string`
+	doctorShape = `
+backend string
+command string
+findings array
+findings[] object
+findings[].code string
+findings[].hint string
+findings[].message string
+findings[].severity string
+ok bool
+schema float64
++services array
++services[] object
++services[].destination string
++services[].family string
++services[].first string
++services[].hook string
++services[].interfaces array
++services[].interfaces[] string
++services[].mode string
++services[].name string
++services[].options object
++services[].options.mss float64
++services[].options.sack_perm bool
++services[].options.timestamps bool
++services[].options.wscale float64
++services[].port float64
++services[].source string
 +services[].third_ack string`
 	verifyShape = `
 command string
@@ -224,6 +290,18 @@ func TestJSONShape(t *testing.T) {
 	run(t, s.host, "iptables-nft", line("-t raw -F SYNPROXYCTL_PRE")...)
 	check(s.good("status"), statusShape)
 	check(s.exits(honestNo, "verify"), verifyShape)
+	check(s.good(line("doctor --interface eth0 "+local+" "+web)...), doctorShape)
+	check(s.exits(unsupported, "confirm"), errorShape)
+	for _, dry := range []string{"--dry-run=false", "--dry-run"} {
+		object := s.good(append(apply, "--try", "60s", dry)...)
+		if dry == "--dry-run" {
+			check(object, applyShape) // nothing is pending of what was not done
+			continue
+		}
+		check(object, applyShape+pendingShape)
+		check(s.good("status"), statusShape+pendingShape)
+		check(s.good("confirm"), confirmShape)
+	}
 	if err := s.host.SetSysctl("net.netfilter.nf_conntrack_tcp_loose", "1"); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/synproxyctl/synproxyctl/internal/protect"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 var confirmCommand = command{
@@ -135,11 +137,13 @@ func startDetached(line []string) (stop func(), err error) {
 		return nil, err
 	}
 	defer out.Close()
+	runtime.LockOSThread() // see rules.PassOn
+	defer runtime.UnlockOSThread()
 	keepToOurselves()
 	p, err := os.StartProcess(line[0], line, &os.ProcAttr{
 		Dir: "/", Files: []*os.File{null, in, null},
-		Env: []string{"LC_ALL=C", "PATH=/usr/sbin:/sbin:/usr/bin:/bin"},
-		Sys: &syscall.SysProcAttr{Setsid: true},
+		Env: guardEnv(),
+		Sys: &syscall.SysProcAttr{Setsid: true, AmbientCaps: rules.PassOn()},
 	})
 	in.Close()
 	if err != nil {
@@ -157,4 +161,14 @@ func startDetached(line []string) (stop func(), err error) {
 		_ = p.Kill()
 		_, _ = p.Wait()
 	}, nil
+}
+
+// guardEnv is the environment of a guard. It hands on what the programs of
+// iptables-legacy get, and nothing else that the caller may have set.
+func guardEnv() []string {
+	env := []string{"LC_ALL=C", "PATH=" + searchPath}
+	if lock := os.Getenv(rules.EnvLockFile); lock != "" {
+		env = append(env, rules.EnvLockFile+"="+lock)
+	}
+	return env
 }

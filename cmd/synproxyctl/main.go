@@ -12,6 +12,7 @@ import (
 )
 
 func main() {
+	_ = forgetCaller() // an environment that cannot be set is out of memory
 	// Each of these rolls back what was begun. A second one does not stop the
 	// rollback; only SIGKILL does. What the caller ignores, as nohup does, stays
 	// ignored.

@@ -98,7 +98,7 @@ func (f Fate) beyond(o Fate) Fate {
 		return f
 	}
 	f.By = slices.DeleteFunc(slices.Clone(f.By), func(r Rule) bool {
-		return slices.ContainsFunc(o.By, func(p Rule) bool { return p.String() == r.String() })
+		return slices.ContainsFunc(o.By, func(p Rule) bool { return p.is(&r) })
 	})
 	if len(f.By) == 0 {
 		f.Outcome = Accepted
@@ -137,7 +137,7 @@ func (fw *Firewall) synBlockers(s Service) []Blocker {
 	}
 	fate := fw.Fate(s.toService(Prerouting, rules.SYN, state), Everything)
 	own := Blocker{
-		Severity: Info, Code: CodeServiceDenied,
+		Severity: Warning, Code: CodeServiceDenied,
 		Message: "the host's own rules deny the service, with or without SYNPROXY",
 		Hint:    "accept the service there if clients are to reach it",
 	}
@@ -163,7 +163,6 @@ func (fw *Firewall) synBlockers(s Service) []Blocker {
 			Hint:    "protect the service in tracked mode, or accept UNTRACKED where NEW is accepted",
 		})
 	}
-	own.Severity = Warning
 	return blockersOf(fate, own)
 }
 

@@ -12,9 +12,6 @@ import (
 // tracking, without which SYNPROXY cannot translate them. A SYN may be.
 func (fw *Firewall) notrackBlockers(s Service) []Blocker {
 	ps := []Packet{s.toService(Prerouting, rules.ACK, rules.Established), s.reply()}
-	if s.Tracked {
-		ps = append(ps, s.toService(Prerouting, rules.SYN, rules.New))
-	}
 	return fw.actionBlockers(ps, Notrack, Blocker{
 		Severity: Fatal, Code: CodeNotrack,
 		Message: "the service's packets are taken out of connection tracking, which SYNPROXY needs",
@@ -31,12 +28,14 @@ func (fw *Firewall) zoneBlockers(s Service) []Blocker {
 	})
 }
 
-// synproxyBlockers finds another SYNPROXY for the service.
+// synproxyBlockers finds another SYNPROXY for the service. It does no harm to a
+// connection that there are two, and ours must come before the other one goes:
+// the last one to go takes all proxied connections with it.
 func (fw *Firewall) synproxyBlockers(s Service) []Blocker {
 	return fw.actionBlockers(s.everyPacket(), AnySynproxy, Blocker{
-		Severity: Fatal, Code: CodeSynproxy,
-		Message: "another SYNPROXY answers for the service",
-		Hint:    "remove it, with the rules that belong to it, before this one is put there",
+		Severity: Warning, Code: CodeSynproxy,
+		Message: "another SYNPROXY answers for the service, with options of its own",
+		Hint:    "once the service is protected here, remove the other one and what belongs to it, from the raw table to the last; connections live on",
 	})
 }
 

@@ -52,7 +52,7 @@ func TestBlockers(t *testing.T) {
 		{"an allow-list", in, strict, nil},
 		{"an allow-list, untracked", inUntracked, strict, []string{"fatal notrack-denied"}},
 		{"all is denied", in, filter("-A INPUT -p tcp -m tcp --dport 80 -j DROP"), []string{"warning service-denied"}},
-		{"all is denied early", in, table("raw", "-A PREROUTING -p tcp -m tcp --dport 80 -j DROP"), []string{"info service-denied"}},
+		{"all is denied early", in, table("raw", "-A PREROUTING -p tcp -m tcp --dport 80 -j DROP"), []string{"warning service-denied"}},
 		{"strict output", fwd, "*filter\n:OUTPUT DROP [0:0]\n-A OUTPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\nCOMMIT\n", nil},
 		{"strict output without answers", fwd, "*filter\n:OUTPUT DROP [0:0]\nCOMMIT\n", []string{"fatal synack-drop"}},
 		{"no spoofing", fwd, table("mangle", "-A OUTPUT -m addrtype ! --src-type LOCAL -j DROP"), []string{"fatal output-drop", "fatal synack-drop"}},
@@ -72,9 +72,9 @@ func TestBlockers(t *testing.T) {
 		{
 			"another SYNPROXY", inUntracked, table("raw", "-A PREROUTING -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j CT --notrack") +
 				filter("-A INPUT -p tcp -m tcp --dport 80 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460"),
-			[]string{"fatal another-synproxy"},
+			[]string{"warning another-synproxy"},
 		},
-		{"another SYNPROXY, tracked", in, table("raw", "-A PREROUTING -p tcp -m tcp --dport 80 --tcp-flags FIN,SYN,RST,ACK SYN -j CT --notrack"), []string{"fatal notrack"}},
+		{"SYNs are not tracked", in, table("raw", "-A PREROUTING -p tcp -m tcp --dport 80 --tcp-flags FIN,SYN,RST,ACK SYN -j CT --notrack"), nil},
 		{"a SYNPROXY of another port", in, filter("-A INPUT -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --mss 1460"), nil},
 		{"no tracking", inUntracked, table("raw", "-A PREROUTING -p tcp -m tcp --dport 80 -j CT --notrack"), []string{"fatal notrack"}},
 		{"no tracking of answers", in, table("raw", "-A OUTPUT -p tcp -m tcp --sport 80 -j NOTRACK"), []string{"fatal notrack"}},
@@ -157,16 +157,38 @@ func TestRestrictsByState(t *testing.T) {
 	}
 }
 
-func TestMarks(t *testing.T) {
-	fw := parse(t, table("mangle", "-A PREROUTING -i eth1 -j MARK --set-xmark 0x1/0xffffffff\n-A PREROUTING -p udp -j MARK --set-xmark 0x2/0xffffffff\n"+
-		"-A OUTPUT -j CONNMARK --restore-mark\n-A FORWARD -j CONNMARK --set-xmark 0x1/0xffffffff"))
-	var got []string
-	for _, r := range fw.Marks(service(Input, true)) {
-		got = append(got, r.Text)
-	}
-	want := []string{"-A PREROUTING -i eth1 -j MARK --set-xmark 0x1/0xffffffff", "-A OUTPUT -j CONNMARK --restore-mark"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+// TestMarking asks whether SYNPROXY's own packets get the mark 1, of which routes may depend.
+func TestMarking(t *testing.T) {
+	const set, restore = "-A PREROUTING -i eth0 -j CONNMARK --set-xmark 0x1/0xffffffff\n", "-A PREROUTING -i eth1 -j CONNMARK --restore-mark\n"
+	in, inUntracked, fwd := service(Input, true), service(Input, false), service(Forward, true)
+	for _, tt := range []struct {
+		name, rules string
+		s           Service
+		want        string // the end of the rule; empty: nothing to be said
+		missing     bool
+	}{
+		{"no rules", "", fwd, "", false},
+		{"multi-WAN", set + restore, fwd, "--set-xmark 0x1/0xffffffff", true},
+		{"multi-WAN, saved", "-A PREROUTING -i eth0 -j MARK --set-xmark 0x1/0xffffffff\n-A PREROUTING -j CONNMARK --save-mark\n" + restore, fwd, "--save-mark", true},
+		{"never restored", set, fwd, "", false},
+		{"never set", restore, fwd, "", false},
+		{"another mark", strings.ReplaceAll(set, "0x1", "0x2") + restore, fwd, "", false},
+		{"other bits", strings.ReplaceAll(set, "0x1/0xffffffff", "0x10/0xf0") + restore, fwd, "", false},
+		{"by the server's port", "-A PREROUTING -p tcp -m tcp --sport 80 -j MARK --set-xmark 0x1/0xffffffff", fwd, "0x1/0xffffffff", true},
+		{"by the server's port, local", "-A OUTPUT -p tcp -m tcp --sport 80 -j MARK --set-xmark 0x1/0xffffffff", in, "", false},
+		{"after routing", "-A FORWARD -j MARK --set-xmark 0x1/0xffffffff\n-A POSTROUTING -j MARK --set-xmark 0x1/0xffffffff", fwd, "", false},
+		{"mended by half", set + restore + "-A OUTPUT -p tcp -m tcp --sport 80 -j MARK --set-xmark 0x1/0xffffffff", fwd, "0x1/0xffffffff", false},
+		{"mended", set + restore + "-A OUTPUT -p tcp -m tcp --sport 80 -j MARK --set-xmark 0x1/0xffffffff\n-A OUTPUT -p tcp -m tcp --dport 80 -j CONNMARK --set-xmark 0x1/0xffffffff", fwd, "", false},
+		{"restored in OUTPUT", set + "-A OUTPUT -j CONNMARK --restore-mark", in, "0x1/0xffffffff", false},
+		{"restored in OUTPUT, untracked", set + "-A OUTPUT -j CONNMARK --restore-mark", inUntracked, "0x1/0xffffffff", true},
+		{"of datagrams", "-A PREROUTING -p udp -j MARK --set-xmark 0x1/0xffffffff", fwd, "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m, found := parse(t, table("mangle", tt.rules)).Marking(tt.s, []string{"eth1"}, 1, 0xff)
+			if found != (tt.want != "") || !strings.HasSuffix(m.Rule.Text, tt.want) || m.Missing != tt.missing {
+				t.Errorf("%t: missing %t by %q, want %t by %q", found, m.Missing, m.Rule.Text, tt.missing, tt.want)
+			}
+		})
 	}
 }
 
@@ -192,7 +214,7 @@ func FuzzDump(f *testing.F) {
 					}
 				}
 				fw.Restricts(s)
-				fw.Marks(s)
+				fw.Marking(s, nil, 1, 1)
 				fw.Translation(s.toService(Prerouting, rules.SYN, rules.New))
 			}
 		}

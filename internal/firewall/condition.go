@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 )
 
@@ -27,6 +28,8 @@ const (
 	PacketMark                   // 4 bytes, big endian
 	ReversePath                  // the route back leads where the packet came from: 1 byte, 0 or 1
 	Translated                   // destination NAT has changed the connection: 1 byte, 0 or 1
+	connectionMark               // 4 bytes; of no packet is it known
+	fields                       // how many there are
 )
 
 // Key is a field under a mask.
@@ -52,7 +55,8 @@ type Condition struct {
 	In   [][]Range // any of these; each has one range a key
 	Not  bool      // holds if it would not
 
-	label string // the name of the set, for people
+	label  string  // the name of the set, for people
+	merged []Range // of one key, sorted and apart; made by [New]
 }
 
 // where builds the condition that one field lies in one of the ranges.
@@ -79,7 +83,11 @@ func (a answer) not() answer { return yes - a }
 func (c *Condition) holds(v *view) answer {
 	a := no
 	if len(c.Keys) == 1 {
-		a = v.know(c.Keys[0].Field).within(c.Keys[0].Mask, c.ranges())
+		rs := c.merged
+		if rs == nil {
+			rs = merge(c.ranges())
+		}
+		a = v.know(c.Keys[0].Field).within(c.Keys[0].Mask, rs)
 	} else {
 		for _, element := range c.In {
 			a = max(a, c.element(v, element))
@@ -101,7 +109,9 @@ func (c *Condition) element(v *view, element []Range) answer {
 		if i >= len(element) {
 			return maybe
 		}
-		a = min(a, v.know(k.Field).within(k.Mask, element[i:i+1]))
+		if a = min(a, v.know(k.Field).within(k.Mask, element[i:i+1])); a == no {
+			break
+		}
 	}
 	return a
 }
@@ -129,15 +139,14 @@ type knowledge struct {
 	usual bool
 }
 
-// within answers whether the field lies in one of the ranges.
-func (k knowledge) within(mask []byte, rs []Range) answer {
+// within answers whether the field lies in one of the ranges, which are merged.
+func (k *knowledge) within(mask []byte, rs []Range) answer {
 	switch {
 	case k.values != nil:
 		return k.enumerate(mask, rs)
 	case mask != nil || k.size == 0 && k.within0 == nil:
 		return maybe
 	}
-	rs = merge(rs)
 	if k.within0 != nil {
 		return k.within0.inside(rs)
 	}
@@ -145,7 +154,7 @@ func (k knowledge) within(mask []byte, rs []Range) answer {
 }
 
 // enumerate tries each possible value.
-func (k knowledge) enumerate(mask []byte, rs []Range) answer {
+func (k *knowledge) enumerate(mask []byte, rs []Range) answer {
 	hits := 0
 	for _, v := range k.values {
 		if mask != nil {
@@ -154,7 +163,7 @@ func (k knowledge) enumerate(mask []byte, rs []Range) answer {
 			}
 			v = and(v, mask)
 		}
-		if slices.ContainsFunc(rs, func(r Range) bool { return r.holds(v) }) {
+		if among(rs, v) {
 			hits++
 		}
 	}
@@ -165,6 +174,14 @@ func (k knowledge) enumerate(mask []byte, rs []Range) answer {
 		return yes
 	}
 	return maybe
+}
+
+// among reports whether a value lies in one of the ranges, which are merged.
+func among(rs []Range, v []byte) bool {
+	i, found := slices.BinarySearchFunc(rs, v, func(r Range, v []byte) int {
+		return cmp.Or(len(r.From)-len(v), bytes.Compare(r.From, v))
+	})
+	return found || i > 0 && rs[i-1].holds(v)
 }
 
 // inside answers whether a value of the range r lies in one of those of rs,
@@ -185,8 +202,8 @@ func (r Range) inside(rs []Range) answer {
 }
 
 // anything answers for a value of which only what it is not is known.
-func (k knowledge) anything(rs []Range) answer {
-	rs = slices.DeleteFunc(rs, func(r Range) bool {
+func (k *knowledge) anything(rs []Range) answer {
+	rs = slices.DeleteFunc(slices.Clone(rs), func(r Range) bool {
 		return len(r.From) != k.size || slices.ContainsFunc(k.except, func(e Range) bool {
 			return e.holds(r.From) && e.holds(r.To)
 		})

@@ -84,7 +84,7 @@ func (fw Firewall) Fate(p Packet, w Window) Fate {
 		all |= out
 		states |= after
 		for _, e := range denials {
-			if !slices.ContainsFunc(by, func(r Rule) bool { return r.String() == e.rule.String() }) {
+			if !slices.ContainsFunc(by, func(r Rule) bool { return r.is(e.rule) }) {
 				by = append(by, *e.rule)
 			}
 		}
@@ -147,14 +147,13 @@ func surest(es []event) []event {
 // walk leads packets through the base chains of their hook, and returns what
 // each does, and the states of the packets behind them.
 func (fw *Firewall) walk(p Packet, w Window) ([]result, rules.States) {
-	at := fw.index()
 	var all []result
 	for _, c := range fw.hooked(&p, w) {
 		v := p.at(c.Priority)
 		if c.isNAT() && v.state&rules.New == 0 {
 			continue // only the first packet of a connection gets there
 		}
-		walker := walker{chains: at, view: v, seen: map[*Chain]*result{}}
+		walker := walker{chains: fw.at, view: v, seen: map[*Chain]*result{}}
 		res := walker.base(c)
 		all = append(all, res)
 		if c.Priority < PriorityConntrack && p.untracked() {
@@ -167,6 +166,9 @@ func (fw *Firewall) walk(p Packet, w Window) ([]result, rules.States) {
 // actions returns the rules that do, or may do, something of a kind to packets.
 func (fw *Firewall) actions(p Packet, w Window, kinds ...ActionKind) []event {
 	var found []event
+	if !slices.ContainsFunc(kinds, func(k ActionKind) bool { return fw.does[k] }) {
+		return nil
+	}
 	for _, one := range p.eachState() {
 		results, _ := fw.walk(one, w)
 		for _, res := range results {

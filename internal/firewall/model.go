@@ -125,6 +125,11 @@ func (r *Rule) String() string {
 	return fmt.Sprintf("%s, rule %d: %s", r.Where, r.Position, r.Text)
 }
 
+// is reports whether two rules are the same one.
+func (r *Rule) is(o *Rule) bool {
+	return r.Position == o.Position && r.Handle == o.Handle && r.Where == o.Where && r.Text == o.Text
+}
+
 // VerdictKind is what becomes of a packet that a rule matches.
 type VerdictKind uint8
 
@@ -164,13 +169,17 @@ const (
 // Action is a side effect of a rule.
 type Action struct {
 	Kind ActionKind
-	To   Target // of Translate
+	To   Target     // of Translate
+	Mark MarkChange // of Mark and ConnMark
 }
 
-// Firewall is the rules of others on a host. The zero value lets everything
-// pass.
+// Firewall is the rules of others on a host, made by [New]. The zero value lets
+// everything pass.
 type Firewall struct {
 	Chains []Chain
+
+	at   map[place]*Chain
+	does map[ActionKind]bool // whether any rule does
 }
 
 // New returns a firewall of the chains that are not ours.
@@ -189,7 +198,28 @@ func New(chains ...Chain) Firewall {
 		c.Rules = kept
 		fw.Chains = append(fw.Chains, c)
 	}
+	fw.at, fw.does = make(map[place]*Chain, len(fw.Chains)), map[ActionKind]bool{}
+	for i := range fw.Chains {
+		c := &fw.Chains[i]
+		fw.at[c.place()] = c
+		for j := range c.Rules {
+			c.Rules[j].prepare(fw.does)
+		}
+	}
 	return fw
+}
+
+// prepare does once what would have to be done for each packet, and takes note
+// of what the rule does.
+func (r *Rule) prepare(does map[ActionKind]bool) {
+	for _, a := range r.Actions {
+		does[a.Kind] = true
+	}
+	for i := range r.Conditions {
+		if c := &r.Conditions[i]; len(c.Keys) == 1 {
+			c.merged = merge(c.ranges())
+		}
+	}
 }
 
 // ours reports whether a table or a chain bears the product's name.

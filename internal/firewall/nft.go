@@ -60,6 +60,18 @@ func hookOf(f Family, number uint32) Hook {
 	return ""
 }
 
+// usedTables returns the tables with chains that are not left out by skip.
+func (n *nftables) usedTables(skip func(nftID) bool) []nftID {
+	var used []nftID
+	for _, c := range n.chains {
+		table := nftID{c.family, c.table, ""}
+		if !skip(c.nftID) && !ours(c.table, c.name) && !slices.Contains(used, table) {
+			used = append(used, table)
+		}
+	}
+	return used
+}
+
 // usedSets returns the sets that rules look into.
 func (n *nftables) usedSets() []*nftSet {
 	var used []*nftSet

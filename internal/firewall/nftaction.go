@@ -103,7 +103,7 @@ func (c *compiler) xtables(as attributes) {
 	case "MARK":
 		c.rule.Actions = append(c.rule.Actions, Action{Kind: Mark})
 	case "CONNMARK":
-		c.rule.Actions = append(c.rule.Actions, Action{Kind: ConnMark}, Action{Kind: Mark})
+		c.rule.Actions = append(c.rule.Actions, Action{Kind: ConnMark}, Action{Kind: Mark, Mark: MarkChange{Restored: true}})
 	case "SYNPROXY":
 		c.rule.Actions = append(c.rule.Actions, Action{Kind: AnySynproxy})
 	case "DNAT", "REDIRECT", "NETMAP":

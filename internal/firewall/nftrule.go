@@ -1,6 +1,8 @@
 package firewall
 
 import (
+	"encoding/binary"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -141,7 +143,7 @@ func (c *compiler) meta(as attributes) {
 	key := as.uint32(unix.NFTA_META_KEY)
 	if as.has(unix.NFTA_META_SREG) {
 		if key == unix.NFT_META_MARK {
-			c.act(Action{Kind: Mark}, "meta mark set")
+			c.act(Action{Kind: Mark, Mark: c.markSet(as, unix.NFTA_META_SREG)}, "meta mark set")
 		}
 		return
 	}
@@ -158,18 +160,32 @@ func (c *compiler) conntrack(as attributes) {
 				c.act(Action{Kind: Zone}, "ct zone set")
 			}
 		case unix.NFT_CT_MARK:
-			c.act(Action{Kind: ConnMark}, "ct mark set")
+			c.act(Action{Kind: ConnMark, Mark: c.markSet(as, unix.NFTA_CT_SREG)}, "ct mark set")
 		}
 		return
 	}
 	var l *load
 	switch key {
+	case unix.NFT_CT_MARK:
+		l = field(connectionMark, 4)
 	case unix.NFT_CT_STATE:
 		l = stateLoad()
 	case unix.NFT_CT_STATUS:
 		l = statusLoad()
 	}
 	c.put(as.uint32(unix.NFTA_CT_DREG), l, 16)
+}
+
+// markSet tells what a mark is set to: a constant, or what another mark was.
+func (c *compiler) markSet(as attributes, source uint16) MarkChange {
+	l := c.registers[register(as.uint32(source))]
+	switch {
+	case l == nil:
+		return MarkChange{}
+	case len(l.constant) == 4:
+		return MarkChange{Value: binary.NativeEndian.Uint32(l.constant), Mask: math.MaxUint32, Known: true}
+	}
+	return MarkChange{Restored: len(l.fields) == 1 && l.fields[0].field == connectionMark}
 }
 
 func (c *compiler) payload(as attributes) {

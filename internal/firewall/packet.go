@@ -47,6 +47,7 @@ func (p *Packet) Family() rules.Family {
 type view struct {
 	Packet
 	state rules.States
+	known [fields]*knowledge // what was asked before
 }
 
 // at returns how a base chain sees the packet. Before connection tracking the
@@ -67,7 +68,18 @@ func (p *Packet) untracked() bool {
 }
 
 // know tells what is known of a field.
-func (v *view) know(f Field) knowledge {
+func (v *view) know(f Field) *knowledge {
+	if f >= fields {
+		return &knowledge{}
+	}
+	if v.known[f] == nil {
+		k := v.find(f)
+		v.known[f] = &k
+	}
+	return v.known[f]
+}
+
+func (v *view) find(f Field) knowledge {
 	switch f {
 	case Source:
 		return v.address(v.Source)

@@ -35,7 +35,8 @@ func Read(ctx context.Context) (Firewall, error) {
 			}
 		}
 	}
-	n, err := readNFT(ctx)
+	skip := func(id nftID) bool { return shown[id] }
+	n, err := readNFT(ctx, skip)
 	if err != nil {
 		return Firewall{}, fmt.Errorf("read the rules of nft: %w", err)
 	}
@@ -43,7 +44,7 @@ func Read(ctx context.Context) (Firewall, error) {
 	if err != nil {
 		return Firewall{}, err
 	}
-	chains = append(chains, n.digest(interfaces, func(id nftID) bool { return shown[id] })...)
+	chains = append(chains, n.digest(interfaces, skip)...)
 	return New(chains...), nil
 }
 
@@ -68,8 +69,9 @@ func interfaceNames() (map[uint32]string, error) {
 
 var errChanging = errors.New("the rules keep changing")
 
-// readNFT reads everything of one generation of the rules.
-func readNFT(ctx context.Context) (*nftables, error) {
+// readNFT reads everything of one generation of the rules, but not the rules of
+// tables all of whose chains are left out by skip.
+func readNFT(ctx context.Context, skip func(nftID) bool) (*nftables, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, err
@@ -84,7 +86,7 @@ func readNFT(ctx context.Context) (*nftables, error) {
 		if err != nil {
 			return nil, err
 		}
-		n, err := dumpNFT(conn)
+		n, err := dumpNFT(conn, skip)
 		after, genErr := generation(conn)
 		switch {
 		case genErr != nil:
@@ -126,7 +128,7 @@ func generation(conn *netlink.Conn) (uint32, error) {
 
 // dumpNFT reads tables, chains, rules and sets of all families, and the
 // elements of the sets that rules use.
-func dumpNFT(conn *netlink.Conn) (*nftables, error) {
+func dumpNFT(conn *netlink.Conn, skip func(nftID) bool) (*nftables, error) {
 	n := &nftables{tables: map[nftID]uint32{}, sets: map[nftID]*nftSet{}}
 	for _, kind := range []struct {
 		message int
@@ -134,7 +136,6 @@ func dumpNFT(conn *netlink.Conn) (*nftables, error) {
 	}{
 		{unix.NFT_MSG_GETTABLE, n.addTable},
 		{unix.NFT_MSG_GETCHAIN, n.addChain},
-		{unix.NFT_MSG_GETRULE, n.addRule},
 		{unix.NFT_MSG_GETSET, n.addSet},
 	} {
 		m, err := request(kind.message, netlink.Dump)
@@ -143,6 +144,16 @@ func dumpNFT(conn *netlink.Conn) (*nftables, error) {
 		}
 		if err := dumpInto(conn, m, kind.add); err != nil {
 			return nil, err
+		}
+	}
+	for _, table := range n.usedTables(skip) {
+		m, err := request(unix.NFT_MSG_GETRULE, netlink.Dump, netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: append([]byte(table.table), 0)})
+		if err != nil {
+			return nil, err
+		}
+		m.Data[0] = table.family
+		if err := dumpInto(conn, m, n.addRule); err != nil {
+			return nil, fmt.Errorf("table %s: %w", table.table, err)
 		}
 	}
 	for _, s := range n.usedSets() {

@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
@@ -119,20 +118,6 @@ func (fw Firewall) Restricts(s Service) (Fate, bool) {
 	fate := fw.Fate(s.toService(Prerouting, rules.SYN, rules.New), late)
 	plain := fw.Fate(s.toService(Prerouting, rules.SYN, rules.Untracked), late)
 	return fate, fate.Outcome != Accepted && plain.Outcome != fate.Outcome
-}
-
-// Marks returns the rules that set the mark of the service's packets or of its
-// connections, or may: policy routing can depend on it.
-func (fw Firewall) Marks(s Service) []Rule {
-	var found []Rule
-	for _, p := range s.everyPacket() {
-		for _, e := range fw.actions(p, Everything, Mark, ConnMark) {
-			if !slices.ContainsFunc(found, func(r Rule) bool { return r.String() == e.rule.String() }) {
-				found = append(found, *e.rule)
-			}
-		}
-	}
-	return found
 }
 
 // everyPacket returns the packets of the service's connections at each hook

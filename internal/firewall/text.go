@@ -57,7 +57,7 @@ var fieldWords = map[Field]string{
 	Source: "saddr", Destination: "daddr", SourcePort: "sport", DestinationPort: "dport", Flags: "tcp flags",
 	Protocol: "meta l4proto", NetFamily: "meta nfproto", EtherType: "meta protocol", InInterface: "iifname",
 	OutInterface: "oifname", CTState: "ct state", SourceType: "fib saddr type", DestinationType: "fib daddr type",
-	PacketMark: "meta mark", ReversePath: "fib saddr . iif oif",
+	PacketMark: "meta mark", connectionMark: "ct mark", ReversePath: "fib saddr . iif oif",
 	Translated: "ct status dnat",
 }
 
@@ -75,11 +75,34 @@ func (c Condition) String() string {
 		}
 	}
 	b.WriteByte(' ')
+	if states, ok := c.states(); ok {
+		b.WriteString(states)
+		return b.String()
+	}
 	if c.Not {
 		b.WriteString("!= ")
 	}
 	b.WriteString(c.values())
 	return b.String()
+}
+
+// states writes a set of states the way round that is shorter: what nft calls
+// "invalid" reaches the kernel as a mask.
+func (c Condition) states() (string, bool) {
+	if len(c.Keys) != 1 || c.Keys[0].Field != CTState || c.Keys[0].Mask != nil || c.label != "" {
+		return "", false
+	}
+	var set rules.States
+	for _, r := range c.ranges() {
+		if !bytes.Equal(r.From, r.To) || len(r.From) != 1 {
+			return "", false
+		}
+		set |= rules.States(r.From[0])
+	}
+	if c.Not {
+		set = ^set & (rules.Untracked<<1 - 1)
+	}
+	return strings.ToLower(set.String()), true
 }
 
 func (c Condition) word(i int, f Field) string {

@@ -40,14 +40,6 @@ type walker struct {
 	seen   map[*Chain]*result // nil while the chain is being walked
 }
 
-func (fw *Firewall) index() map[place]*Chain {
-	at := make(map[place]*Chain, len(fw.Chains))
-	for i := range fw.Chains {
-		at[fw.Chains[i].place()] = &fw.Chains[i]
-	}
-	return at
-}
-
 // base returns what a base chain does. The outcome is accepted, denied or both.
 func (w *walker) base(c *Chain) result {
 	res := *w.chain(c, 0)

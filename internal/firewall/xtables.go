@@ -28,6 +28,9 @@ func FromDump(origin Origin, d rules.Dump) []Chain {
 	}
 	var chains []Chain
 	for _, c := range d.Chains {
+		if ours("", c.Name) {
+			continue // which may hold thousands of rules
+		}
 		chain := Chain{Origin: origin, Family: family, Table: string(c.Table), Name: c.Name, Drops: c.Policy == "DROP"}
 		if priority, ok := xtablesHooks[chain.Table][c.Name]; ok && c.Policy != "-" {
 			chain.Hook, chain.Priority, chain.Type = Hook(strings.ToLower(c.Name)), priority, "filter"

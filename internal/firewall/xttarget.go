@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -46,7 +47,7 @@ func (p *xtablesParser) target(name string, isGoto bool) {
 	case "CT":
 		p.conntrackTarget()
 	case "MARK":
-		p.act(Action{Kind: Mark})
+		p.act(Action{Kind: Mark, Mark: p.markSet()})
 	case "CONNMARK":
 		p.connMark()
 	case "SYNPROXY":
@@ -81,11 +82,23 @@ func (p *xtablesParser) conntrackTarget() {
 func (p *xtablesParser) connMark() {
 	for _, word := range p.words {
 		if word == "--restore-mark" {
-			p.act(Action{Kind: Mark})
+			p.act(Action{Kind: Mark, Mark: MarkChange{Restored: true}})
 			return
 		}
 	}
-	p.act(Action{Kind: ConnMark})
+	p.act(Action{Kind: ConnMark, Mark: p.markSet()})
+}
+
+// markSet reads "--set-xmark value/mask", as which iptables-save prints every
+// way to set a mark.
+func (p *xtablesParser) markSet() MarkChange {
+	value, mask, hasMask := strings.Cut(p.optionValue("--set-xmark"), "/")
+	v, err1 := strconv.ParseUint(value, 0, 32)
+	m, err2 := uint64(math.MaxUint32), error(nil)
+	if hasMask {
+		m, err2 = strconv.ParseUint(mask, 0, 32)
+	}
+	return MarkChange{Value: uint32(v), Mask: uint32(m | v), Known: err1 == nil && err2 == nil}
 }
 
 // optionValue returns the value of an option of the target.

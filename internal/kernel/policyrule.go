@@ -3,6 +3,8 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"math"
+	"net/netip"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -12,12 +14,11 @@ import (
 // A PolicyRule is a rule of policy routing (ip-rule(8)) that is not one of the
 // three that every namespace begins with.
 type PolicyRule struct {
-	Priority int
-	Marked   bool // it is about packets with a mark
-	From, To bool // it is about certain sources or destinations
-	Input    bool // it is about an interface that packets come in by
-	Table    int
-	Text     string // as ip-rule(8) would show it
+	Priority   int
+	Mark, Mask uint32 // of the packets that it is about; Mark 0: any
+	Input      string // the interface that packets come in by; empty: any, or none
+	Table      int    // where it leads; 0: nowhere in particular
+	Text       string // as ip-rule(8) would show it
 }
 
 // PolicyRules lists the rules of one family that somebody has added, in the
@@ -49,8 +50,9 @@ func builtIn(r netlink.Rule) bool {
 }
 
 func policyRule(r netlink.Rule) PolicyRule {
-	p := PolicyRule{
-		Priority: r.Priority, Marked: r.Mark != 0, From: r.Src != nil, To: r.Dst != nil, Input: r.IifName != "", Table: r.Table,
+	p := PolicyRule{Priority: r.Priority, Mark: r.Mark, Mask: math.MaxUint32, Input: r.IifName, Table: r.Table}
+	if r.Mask != nil {
+		p.Mask = *r.Mask
 	}
 	words := []string{fmt.Sprintf("%d:", r.Priority)}
 	if r.Invert {
@@ -64,6 +66,9 @@ func policyRule(r netlink.Rule) PolicyRule {
 	}
 	if r.Mark != 0 {
 		words = append(words, "fwmark", fmt.Sprintf("%#x", r.Mark))
+		if p.Mask != math.MaxUint32 {
+			words[len(words)-1] += fmt.Sprintf("/%#x", p.Mask)
+		}
 	}
 	if r.IifName != "" {
 		words = append(words, "iif", r.IifName)
@@ -72,40 +77,67 @@ func policyRule(r netlink.Rule) PolicyRule {
 	return p
 }
 
-// Routes reports whether the main table has a default route of the family, and
-// by which interfaces it leads to anything but networks that are attached
-// directly.
-func Routes(family Family) (hasDefault bool, gateways map[string]bool, err error) {
-	gateways = map[string]bool{}
+// A TableRoute is a route of a table.
+type TableRoute struct {
+	To         netip.Prefix
+	Interfaces []string // by which it leads; none for one that leads nowhere
+	Gateway    bool     // over another router
+}
+
+// Default reports whether the route is for all that no other is for.
+func (r TableRoute) Default() bool { return r.To.Bits() == 0 }
+
+// Routes lists the routes of one family in a table of routes; [MainTable] is the
+// one that all packets use.
+func Routes(family Family, table int) ([]TableRoute, error) {
 	for range maxDumps {
-		list, err := netlink.RouteListFiltered(int(family), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		list, err := netlink.RouteListFiltered(int(family), &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
 		if errors.Is(err, netlink.ErrDumpInterrupted) {
 			continue
 		}
 		if err != nil {
-			return false, nil, fmt.Errorf("list of routes: %w", err)
+			return nil, fmt.Errorf("list of routes: %w", err)
 		}
-		for _, r := range list {
-			hops := []int{r.LinkIndex}
-			for _, hop := range r.MultiPath {
-				hops = append(hops, hop.LinkIndex)
-			}
-			isDefault := r.Dst == nil
-			if r.Dst != nil {
-				ones, _ := r.Dst.Mask.Size()
-				isDefault = ones == 0
-			}
-			hasDefault = hasDefault || isDefault
-			if !isDefault && r.Gw == nil && r.Via == nil && len(r.MultiPath) == 0 {
-				continue
-			}
-			for _, index := range hops {
-				if link, err := netlink.LinkByIndex(index); err == nil {
-					gateways[link.Attrs().Name] = true
-				}
-			}
+		names := map[int]string{}
+		all := make([]TableRoute, len(list))
+		for i, r := range list {
+			all[i] = tableRoute(family, r, names)
 		}
-		return hasDefault, gateways, nil
+		return all, nil
 	}
-	return false, nil, fmt.Errorf("list of routes: %w %d times", netlink.ErrDumpInterrupted, maxDumps)
+	return nil, fmt.Errorf("list of routes: %w %d times", netlink.ErrDumpInterrupted, maxDumps)
+}
+
+// MainTable is the number of the table "main".
+const MainTable = unix.RT_TABLE_MAIN
+
+func tableRoute(family Family, r netlink.Route, names map[int]string) TableRoute {
+	any := netip.IPv4Unspecified()
+	if family == IPv6 {
+		any = netip.IPv6Unspecified()
+	}
+	t := TableRoute{To: netip.PrefixFrom(any, 0), Gateway: r.Gw != nil || r.Via != nil || len(r.MultiPath) > 0}
+	if r.Dst != nil {
+		if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
+			ones, _ := r.Dst.Mask.Size()
+			t.To = netip.PrefixFrom(a.Unmap(), ones)
+		}
+	}
+	hops := []int{r.LinkIndex}
+	for _, hop := range r.MultiPath {
+		hops = append(hops, hop.LinkIndex)
+	}
+	for _, index := range hops {
+		name, known := names[index]
+		if !known && index > 0 {
+			if link, err := netlink.LinkByIndex(index); err == nil {
+				name = link.Attrs().Name
+			}
+			names[index] = name
+		}
+		if name != "" {
+			t.Interfaces = append(t.Interfaces, name)
+		}
+	}
+	return t
 }

@@ -104,7 +104,7 @@ func (h *Host) trial(ctx context.Context, b rules.Backend, policy rules.Policy) 
 		return []Finding{finding(Bad, "kernel-feature", "load the module: modprobe nf_conntrack", "connection tracking is not there: %v", err)}
 	}
 	return []Finding{finding(Bad, "kernel-feature",
-		"load the modules (xt_SYNPROXY, xt_CT, xt_conntrack, xt_TCPOPTSTRIP, xt_addrtype, xt_owner, xt_u32, iptable_security), or use another kernel or --backend",
+		"load the modules, or use another kernel or --backend: modprobe -a xt_SYNPROXY xt_CT xt_conntrack xt_TCPOPTSTRIP xt_addrtype xt_owner xt_u32 iptable_security",
 		"the kernel or %s does not take the rules: %v", b.Name(), err)}
 }
 

@@ -63,59 +63,6 @@ func (h *Host) settingsInTheWay(services []Service) []Finding {
 	return found
 }
 
-// routing finds routes that packets of the proxy would not take as others do.
-func routing(f rules.Family, services []Service, out outlook) ([]Finding, error) {
-	var found []Finding
-	policy, err := kernel.PolicyRules(kernelFamily(f))
-	if err != nil {
-		return nil, err
-	}
-	hasDefault, gateways, err := kernel.Routes(kernelFamily(f))
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range policy {
-		if !r.Marked {
-			continue
-		}
-		severity, by := Warn, ""
-		for _, s := range services {
-			if marks := out.Marks(out.view(s)); len(marks) > 0 {
-				severity, by = Bad, ", and "+marks[0].String()+" marks packets of "+s.String()
-				break
-			}
-		}
-		found = append(found, finding(severity, "fwmark-routing",
-			"give the proxy's own packets the mark too, in mangle OUTPUT, or route by something else than marks",
-			"routes depend on a mark, which the packets that SYNPROXY makes do not have: ip rule %s%s", r.Text, by))
-	}
-	local := slices.IndexFunc(services, func(s Service) bool { return s.Hook == rules.Input })
-	if local >= 0 && len(policy) > 0 && !hasDefault {
-		found = append(found, finding(Warn, "no-main-route", "add a default route to the main table",
-			"%s: clients are reached by policy routing only (ip rule %s); packets that SYNPROXY makes for a service on this host are routed by the main table, which has no default route",
-			services[local], policy[0].Text))
-	}
-	for _, s := range services {
-		for _, name := range s.Interfaces {
-			if len(gateways) > 0 && !gateways[name] {
-				found = append(found, finding(Warn, "asymmetric-route", "name the interface that the clients' routes lead to, or none",
-					"%s: it is protected against what comes in by %s, but routes to other networks leave by %s: the answers to clients may take another way, or the clients come in elsewhere",
-					s, name, oneOf(gateways)))
-			}
-		}
-	}
-	return found, nil
-}
-
-func oneOf(set map[string]bool) string {
-	var names []string
-	for name := range set {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names[0]
-}
-
 // tableSize judges the connection tracking table: of the connections that there
 // are, the proxied ones need an entry each, as without us.
 func tableSize(count, limit int, err error) (Finding, bool) {

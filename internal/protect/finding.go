@@ -1,6 +1,9 @@
 package protect
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Severity grades a [Finding].
 type Severity string
@@ -29,4 +32,49 @@ func finding(s Severity, code, hint, format string, args ...any) Finding {
 func recordLost() Finding {
 	return finding(Warn, "no-record", "after a revert, set net.netfilter.nf_conntrack_tcp_loose yourself; the kernel's default is 1",
 		"rules of ours stood here without an undo record: what settings were before is not known")
+}
+
+// tally collects findings, those that differ only in the service as one.
+type tally struct {
+	list    []Finding
+	at      map[string]int // in list, by the code and what else makes a difference
+	service int
+	last    map[string]int // the service of which it was told last
+}
+
+// next begins with what is to be told of one more service.
+func (t *tally) next() { t.service++ }
+
+// add takes a finding; about tells apart what is not the same in spite of the
+// same code.
+func (t *tally) add(f Finding, about string) {
+	key := f.Code + "\x00" + string(f.Severity) + "\x00" + about
+	if t.at == nil {
+		t.at, t.last = map[string]int{}, map[string]int{}
+	}
+	i, known := t.at[key]
+	switch {
+	case !known:
+		t.at[key] = len(t.list)
+		t.list = append(t.list, f)
+	case t.last[key] != t.service:
+		t.list[i].more++
+	}
+	t.last[key] = t.service
+}
+
+// findings returns what was collected, the worst first.
+func (t *tally) findings() []Finding {
+	for i, f := range t.list {
+		switch {
+		case f.more == 1:
+			t.list[i].Message += " (and one more service)"
+		case f.more > 1:
+			t.list[i].Message += fmt.Sprintf(" (and %d more services)", f.more)
+		}
+		t.list[i].more = 0
+	}
+	rank := map[Severity]int{Bad: 0, Warn: 1, Info: 2}
+	slices.SortStableFunc(t.list, func(a, b Finding) int { return rank[a.Severity] - rank[b.Severity] })
+	return t.list
 }

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
-
-	"github.com/gofrs/flock"
 
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
@@ -83,20 +80,13 @@ func (h *Host) open() (store, error) {
 
 // lock keeps other instances from this namespace until it is released.
 func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("undo records: %w", err)
+	if err := s.makeFolder(); err != nil {
+		return nil, err
 	}
-	fi, err := os.Lstat(s.dir)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("undo records: %w", err)
-	case !fi.IsDir():
-		return nil, fmt.Errorf("undo records: %s: not a directory", s.dir)
+	if err := s.makeLock(); err != nil {
+		return nil, err
 	}
-	if err := trusted(fi); err != nil {
-		return nil, Errorf(Conflict, "see who made it, and remove it", "undo records: %s: %w", s.dir, err)
-	}
-	l := flock.New(s.lockPath(), flock.SetPermissions(0o600))
+	l := s.newLock()
 	// At once first: with a short timeout the other way may not try at all.
 	ok, err := l.TryLock()
 	if err == nil && !ok && h.LockTimeout > 0 {
@@ -121,12 +111,13 @@ func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 // it does not meet a half-done change, and keeps others from beginning one until
 // it is released. Where that cannot be had in time, the look is taken anyway.
 func (h *Host) settled(ctx context.Context, s store) (release func()) {
-	if _, err := os.Stat(s.lockPath()); err != nil {
-		return func() {} // nobody has ever changed it; looking makes no file
+	// If nobody has ever changed it, looking makes no file.
+	if s.checkFolder() != nil || s.checkLock() != nil {
+		return func() {}
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(h.LockTimeout, time.Millisecond))
 	defer cancel()
-	l := flock.New(s.lockPath(), flock.SetPermissions(0o600))
+	l := s.newLock()
 	const poll = 5 * time.Millisecond
 	_, _ = l.TryRLockContext(ctx, poll)
 	return func() { _ = l.Close() }

@@ -5,17 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/synproxyctl/synproxyctl/internal/firewall"
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
-// outlook is what the host's own rules mean for services.
+// outlook is what the host's own rules mean for services. What it has found out
+// of one service it remembers for those that the rules treat alike.
 type outlook struct {
 	firewall.Firewall
 	backend string
+	classes *firewall.Classes
+	seen    map[string]any // answers by the question and the class of the service
 }
 
 func lookOut(ctx context.Context, backend string) (outlook, error) {
@@ -23,11 +25,27 @@ func lookOut(ctx context.Context, backend string) (outlook, error) {
 	if err != nil {
 		return outlook{}, fmt.Errorf("the host's own rules: %w", err)
 	}
-	return outlook{fw, backend}, nil
+	return outlook{fw, backend, fw.Classes(), map[string]any{}}, nil
 }
 
-// view returns a service as the host's rules see it.
-func (o outlook) view(s Service) firewall.Service {
+// once answers a question about a service, unless it was answered for one that
+// the host's rules treat alike.
+func once[T any](o outlook, question string, s Service, answer func() T) T {
+	key := question + " " + o.classes.Of(o.plain(s))
+	if s.Published {
+		key += " published " + s.String() // where it leads may depend on the port
+	}
+	if known, ok := o.seen[key]; ok {
+		return known.(T)
+	}
+	found := answer()
+	o.seen[key] = found
+	return found
+}
+
+// plain returns a service as the host's rules see it, without where they lead
+// its connections.
+func (o outlook) plain(s Service) firewall.Service {
 	v := firewall.Service{
 		Destination: s.Destination, Port: s.Port, Hook: firewall.Forward, Interfaces: s.Interfaces,
 		Tracked: s.Mode != rules.ModeNotrack, To: s.To, Backend: firewall.Origin(o.backend),
@@ -35,8 +53,14 @@ func (o outlook) view(s Service) firewall.Service {
 	if s.Hook == rules.Input {
 		v.Hook = firewall.Input
 	}
+	return v
+}
+
+// view returns a service as the host's rules see it.
+func (o outlook) view(s Service) firewall.Service {
+	v := o.plain(s)
 	if s.Published {
-		v.To, _, _ = o.translation(s, firewall.Prerouting)
+		v.To = o.translation(s, firewall.Prerouting).to
 	}
 	if v.To.IsValid() {
 		route, err := kernel.Route(v.To.Addr(), netip.Addr{})
@@ -45,12 +69,22 @@ func (o outlook) view(s Service) firewall.Service {
 	return v
 }
 
+// translation is where rules lead connections.
+type translation struct {
+	to      netip.AddrPort // not valid: to this machine, or who knows
+	rule    *firewall.Rule // nil: no rule does
+	certain bool
+}
+
 // translation returns where the host's own rules lead connections to a service:
 // of clients at PREROUTING, of the proxy at OUTPUT.
-func (o outlook) translation(s Service, at firewall.Hook) (to netip.AddrPort, rule *firewall.Rule, certain bool) {
-	return o.Translation(firewall.Packet{
-		Hook: at, In: s.Interfaces, Destination: s.Destination, DestinationPort: s.Port, DestinationLocal: s.Hook == rules.Input,
-		Flags: rules.SYN, States: rules.New, Made: at == firewall.Output,
+func (o outlook) translation(s Service, at firewall.Hook) translation {
+	return once(o, fmt.Sprint("translation ", at, s.Port), s, func() (t translation) {
+		t.to, t.rule, t.certain = o.Translation(firewall.Packet{
+			Hook: at, In: s.Interfaces, Destination: s.Destination, DestinationPort: s.Port, DestinationLocal: s.Hook == rules.Input,
+			Flags: rules.SYN, States: rules.New, Made: at == firewall.Output,
+		})
+		return t
 	})
 }
 
@@ -64,7 +98,7 @@ func (o outlook) modes(services []Service) {
 		case s.Translated():
 			s.Mode = rules.ModeNotrack
 		default:
-			s.Mode = o.best(*s)
+			s.Mode = once(o, "mode", *s, func() rules.Mode { return o.best(*s) })
 		}
 	}
 }
@@ -90,65 +124,65 @@ func (o outlook) best(s Service) rules.Mode {
 // findings tells what of the host's own rules breaks or weakens the protection,
 // the worst first.
 func (o outlook) findings(services []Service) []Finding {
-	type key struct{ code, rule string }
-	seen := map[key]int{} // where in found
-	var found []Finding
-	add := func(f Finding, k key) {
-		if i, ok := seen[k]; ok {
-			found[i].more++
-			return
-		}
-		seen[k] = len(found)
-		found = append(found, f)
-	}
+	var t tally
 	for _, s := range services {
-		for _, b := range o.Blockers(o.view(s)) {
-			severity := map[firewall.Severity]Severity{firewall.Fatal: Bad, firewall.Warning: Warn, firewall.Info: Info}[b.Severity]
-			add(finding(severity, b.Code, b.Hint, "%s: %s: %s", s, b.Message, b.Rule), key{b.Code, b.Rule})
-		}
-		if f, ok := o.hidden(s); ok {
-			add(f, key{f.Code, f.Message})
+		t.next()
+		for _, told := range once(o, "findings", s, func() []told { return o.of(s) }) {
+			t.add(told.finding, told.about)
 		}
 	}
-	for i, f := range found {
-		if f.more > 0 {
-			found[i].Message += fmt.Sprintf(" (and %d more services)", f.more)
-		}
+	return t.findings()
+}
+
+// told is a finding, and the rule that it is about.
+type told struct {
+	finding Finding
+	about   string
+}
+
+// of returns what is to be told of one service.
+func (o outlook) of(s Service) []told {
+	var list []told
+	for _, b := range o.Blockers(o.view(s)) {
+		severity := map[firewall.Severity]Severity{firewall.Fatal: Bad, firewall.Warning: Warn, firewall.Info: Info}[b.Severity]
+		list = append(list, told{finding(severity, b.Code, b.Hint, "%s: %s: %s", s, b.Message, b.Rule), b.Rule})
 	}
-	rank := map[Severity]int{Bad: 0, Warn: 1, Info: 2}
-	slices.SortStableFunc(found, func(a, b Finding) int { return rank[a.Severity] - rank[b.Severity] })
-	return found
+	if f, by, ok := o.hidden(s); ok {
+		list = append(list, told{f, by})
+	}
+	return list
 }
 
 // hidden finds rules of the host that would not be heeded: its filters see
-// nothing of the clients of a service whose SYNs are answered before them.
-func (o outlook) hidden(s Service) (Finding, bool) {
+// nothing of the clients of a service whose SYNs are answered before them. By is
+// the rule in question.
+func (o outlook) hidden(s Service) (f Finding, by string, found bool) {
 	if s.Published {
-		if to, _, certain := o.translation(s, firewall.Prerouting); !to.IsValid() || !certain {
+		if t := o.translation(s, firewall.Prerouting); !t.to.IsValid() || !t.certain {
 			return finding(Bad, "not-published", "publish it again, or give its place with --to and apply",
-				"%s: the host's rules do not lead it to one server any more", s), true
+				"%s: the host's rules do not lead it to one server any more", s), "", true
 		}
-		if _, _, certain := o.translation(s, firewall.Output); !certain {
+		if !o.translation(s, firewall.Output).certain {
 			return finding(Bad, "not-published", "give its place with --to and apply",
-				"%s: the host's rules translate the clients' connections, but not surely those that the proxy opens", s), true
+				"%s: the host's rules translate the clients' connections, but not surely those that the proxy opens", s), "output", true
 		}
 	}
 	if s.Mode != rules.ModeNotrack {
-		return Finding{}, false
+		return f, "", false
 	}
 	fate, restricted := o.Restricts(o.view(s))
 	if !restricted {
-		return Finding{}, false
+		return f, "", false
 	}
-	by := "a rule of the host"
+	by = "a rule of the host"
 	if len(fate.By) > 0 {
 		by = fate.By[0].String()
 	}
 	if s.Translated() {
 		return finding(Bad, "access-list", "deny in the raw table, as in: iptables -t raw -A PREROUTING -s SOURCE -j DROP; or protect the server itself, without its translation",
-			"%s: who may reach it is decided by rules that SYNPROXY's clients never meet, since SYNs to a translated address are answered before them: %s", s, by), true
+			"%s: who may reach it is decided by rules that SYNPROXY's clients never meet, since SYNs to a translated address are answered before them: %s", s, by), by, true
 	}
-	return finding(Warn, "mode", "apply with --mode auto or tracked", "%s: SYNs are not tracked, and a rule of the host may deny them for that, or count on it: %s", s, by), true
+	return finding(Warn, "mode", "apply with --mode auto or tracked", "%s: SYNs are not tracked, and a rule of the host may deny them for that, or count on it: %s", s, by), by, true
 }
 
 // refuse returns an error if a finding is fatal.

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -74,7 +73,10 @@ const maxRecord = 256 << 20
 
 // load returns the record, nil if there is none.
 func (s store) load() (*record, error) {
-	// The directory belongs to root; a link in it was not made by us.
+	if err := s.checkFolder(); err != nil {
+		return nil, err
+	}
+	// A link in it was not made by us.
 	f, err := os.OpenFile(s.path(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // no record is a state like any other
@@ -107,19 +109,6 @@ func (s store) load() (*record, error) {
 		return nil, Errorf(Conflict, "remove it if it was copied there", "undo record %s: belongs to the namespace %q", s.path(), rec.Namespace)
 	}
 	return rec, nil
-}
-
-// trusted checks that nobody else could have written a file or directory: what
-// the record says is written to the kernel.
-func trusted(fi fs.FileInfo) error {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	switch {
-	case !ok || int(st.Uid) != os.Geteuid():
-		return errors.New("belongs to somebody else")
-	case fi.Mode().Perm()&0o022 != 0:
-		return errors.New("others may write to it")
-	}
-	return nil
 }
 
 func parseRecord(text []byte) (*record, error) {
@@ -166,7 +155,8 @@ func (s store) save(rec *record) error {
 	if err != nil {
 		return fmt.Errorf("undo record: %w", err)
 	}
-	if err := renameio.WriteFile(s.path(), append(text, '\n'), 0o600, renameio.IgnoreUmask()); err != nil {
+	// Not in TMPDIR, into which others may look.
+	if err := renameio.WriteFile(s.path(), append(text, '\n'), 0o600, renameio.IgnoreUmask(), renameio.WithTempDir(s.dir)); err != nil {
 		return fmt.Errorf("undo record: %w", err)
 	}
 	return nil

@@ -106,7 +106,8 @@ func (o outlook) publish(s *Service, w Wish) ([]Finding, error) {
 	if s.To.IsValid() || !s.Destination.IsSingleIP() {
 		return nil, nil
 	}
-	to, rule, certain := o.translation(*s, firewall.Prerouting)
+	t := o.translation(*s, firewall.Prerouting)
+	to, rule, certain := t.to, t.rule, t.certain
 	if rule == nil {
 		return nil, nil
 	}
@@ -121,7 +122,7 @@ func (o outlook) publish(s *Service, w Wish) ([]Finding, error) {
 	if !w.ProbeAt.IsValid() {
 		s.ProbeAt = to
 	}
-	if proxied, _, sure := o.translation(*s, firewall.Output); sure && proxied == to {
+	if proxied := o.translation(*s, firewall.Output); proxied.certain && proxied.to == to {
 		s.Published = true
 		return []Finding{finding(Info, "published", "", "%s: is published by the host's own rules; the server is at %s", w.Name, to)}, nil
 	}

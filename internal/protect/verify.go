@@ -41,7 +41,11 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range out.findings(rec.Services) {
+		around, err := h.environment(rec.Services, out)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range append(out.findings(rec.Services), around...) {
 			if f.Severity != Info {
 				v.Findings = append(v.Findings, f)
 			}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 )
 
 // Tables is all that one variant of iptables holds, ours and others'.
@@ -33,8 +32,10 @@ func Dumps(ctx context.Context) ([]Tables, error) {
 	for _, name := range []string{NFT, Legacy} {
 		x, err := findXtables(name)
 		if errors.Is(err, ErrUnsupported) {
-			if name == Legacy && slices.ContainsFunc(Families[:], legacyTables) {
-				return nil, fmt.Errorf("its tables are in use, but cannot be read: %w", err)
+			if name == Legacy {
+				if unused := noLegacyTables(); unused != nil {
+					return nil, fmt.Errorf("%w: %w", unused, err)
+				}
 			}
 			continue
 		}
@@ -57,10 +58,25 @@ func Dumps(ctx context.Context) ([]Tables, error) {
 	return all, nil
 }
 
+// noLegacyTables returns an error if legacy tables are in use, or if that cannot
+// be seen.
+func noLegacyTables() error {
+	for _, f := range Families {
+		if used, err := legacyTables(f); err != nil {
+			return err
+		} else if used {
+			return errors.New("its tables are in use, but cannot be read")
+		}
+	}
+	return nil
+}
+
 // dumpVisible reads what iptables can show of a family, and names the rest.
 func (x *xtables) dumpVisible(ctx context.Context, f Family) (d Dump, hidden []Table, err error) {
-	if x.name == Legacy && !legacyTables(f) {
-		return Dump{Family: f}, nil, nil
+	if x.name == Legacy {
+		if used, err := legacyTables(f); !used {
+			return Dump{Family: f}, nil, err
+		}
 	}
 	text, err := run(ctx, x.save[f], nil)
 	if err == nil {

@@ -60,8 +60,14 @@ func run(ctx context.Context, path string, stdin []byte, args ...string) ([]byte
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + strings.Join(programDirs, ":")}
-	if lock := os.Getenv("XTABLES_LOCKFILE"); lock != "" {
-		cmd.Env = append(cmd.Env, "XTABLES_LOCKFILE="+lock)
+	lock, err := openLockFile()
+	if err != nil {
+		return nil, err
+	}
+	if lock != nil {
+		defer lock.Close()
+		cmd.ExtraFiles = []*os.File{lock} // becomes descriptor 3
+		cmd.Env = append(cmd.Env, EnvLockFile+"=/proc/self/fd/3")
 	}
 	cmd.Dir = "/"
 	cmd.Stdin = bytes.NewReader(stdin)
@@ -69,12 +75,12 @@ func run(ctx context.Context, path string, stdin []byte, args ...string) ([]byte
 	// not outlive us: while it waits for the xtables lock, another instance could
 	// find our lock free, and change what it has been told to change. The signal
 	// is sent at the end of the thread, not only of the process.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread()
+	runtime.LockOSThread() // see PassOn, too
 	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, AmbientCaps: PassOn()}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	err = cmd.Run()
 	switch {
 	case err == nil:
 		return stdout.Bytes(), nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 )
@@ -65,8 +66,10 @@ func (x *xtables) List(ctx context.Context) (Ruleset, error) {
 }
 
 func (x *xtables) dump(ctx context.Context, f Family) (Dump, error) {
-	if x.name == Legacy && !legacyTables(f) {
-		return Dump{Family: f}, nil
+	if x.name == Legacy {
+		if used, err := legacyTables(f); !used {
+			return Dump{Family: f}, err
+		}
 	}
 	out, err := run(ctx, x.save[f], nil)
 	var failed *ProgramError
@@ -86,10 +89,25 @@ func (x *xtables) dump(ctx context.Context, f Family) (Dump, error) {
 }
 
 // legacyTables reports whether any legacy table is in use. Asking the program
-// would load the kernel's modules for it.
-func legacyTables(f Family) bool {
+// would load the kernel's modules for it. The error is [fs.ErrPermission] if
+// that cannot be seen: not to know a host's own rules is not to have none.
+func legacyTables(f Family) (bool, error) {
 	names, err := os.ReadFile("/proc/thread-self/net/" + prefix(f) + "_tables_names")
-	return err == nil && len(names) > 0
+	if errors.Is(err, fs.ErrPermission) {
+		return false, &unseenError{fmt.Errorf("tables of %s: %w", Legacy, err)}
+	}
+	return err == nil && len(names) > 0, nil
+}
+
+// An unseenError tells that this user may not see which legacy tables there are.
+type unseenError struct{ err error }
+
+func (e *unseenError) Error() string { return e.err.Error() }
+func (e *unseenError) Unwrap() error { return e.err }
+
+// Hint says what to do.
+func (e *unseenError) Hint() string {
+	return "only root and its group may read it: give the user the supplementary group root (systemd: SupplementaryGroups=root)"
 }
 
 // lockWait bounds the wait for other users of iptables-legacy, in seconds.
