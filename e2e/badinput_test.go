@@ -282,6 +282,7 @@ func (s *stage) text(c bad) {
 	if exit != c.exit {
 		s.t.Errorf("exit %d, want %d", exit, c.exit)
 	}
+	stderr = unannounced(stderr)
 	seen := stderr
 	if c.answered {
 		seen = stdout
@@ -298,6 +299,17 @@ func (s *stage) text(c bad) {
 		}
 	}
 	s.names(c, seen)
+}
+
+// unannounced takes away what apply says to people before it begins: what it puts at risk.
+func unannounced(stderr string) string {
+	for line := range strings.Lines(stderr) {
+		if !strings.HasPrefix(line, "warning: ") && !strings.HasPrefix(line, "info: ") && !strings.HasPrefix(line, "  hint: ") {
+			break
+		}
+		stderr = stderr[len(line):]
+	}
+	return stderr
 }
 
 // json runs the command line with --json, which must be heeded though the rest makes no sense.

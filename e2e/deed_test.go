@@ -96,14 +96,14 @@ func deedChild(text string) int {
 	}
 	e.event("end")
 	text2, _ := json.Marshal(res)
-	fmt.Printf("result %s\n", text2)
+	fmt.Fprintf(os.Stdout, "result %s\n", text2)
 	return 0
 }
 
 // event tells what has happened, and lets something happen if its turn has come.
 func (e *doer) event(name string) {
 	e.count++
-	fmt.Printf("event %s\n", name)
+	fmt.Fprintf(os.Stdout, "event %s\n", name)
 	if e.count == e.At && !e.During {
 		e.happen()
 	}
@@ -119,7 +119,7 @@ func (e *doer) progress(phase string, _, _ int) {
 func (e *doer) happen() {
 	if e.Shell != "" {
 		if out, err := exec.Command("sh", "-euc", e.Shell).CombinedOutput(); err != nil {
-			fmt.Printf("shell %v %s\n", err, out)
+			fmt.Fprintf(os.Stdout, "shell %v %s\n", err, out)
 		}
 	}
 	if e.Alone && e.guard != 0 {
@@ -141,7 +141,7 @@ func (e *doer) wrap(b rules.Backend) rules.Backend { return dying{b, e} }
 
 func (d dying) Apply(ctx context.Context, s rules.Step) error {
 	if d.e.During && d.e.count == d.e.At {
-		fmt.Printf("event during %s %s\n", s.Family, s.Table)
+		fmt.Fprintf(os.Stdout, "event during %s %s\n", s.Family, s.Table)
 		go func() {
 			time.Sleep(time.Duration(os.Getpid()%5) * time.Millisecond) // before, while, or after the kernel takes it
 			d.e.happen()
@@ -165,7 +165,7 @@ func (e *doer) startGuard(name string) (func(), error) {
 		return nil, fmt.Errorf("guard said %q: %w", said, err)
 	}
 	e.guard = cmd.Process.Pid
-	fmt.Printf("guard %d\n", e.guard)
+	fmt.Fprintf(os.Stdout, "guard %d\n", e.guard)
 	return func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()

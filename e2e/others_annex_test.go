@@ -52,15 +52,14 @@ func (s *stand) look(name string) string {
 	return path
 }
 
-// mount shows a directory of our own as path, and returns where it is.
-func (a *annex) mount(path string) string {
+// mount shows a directory of our own as path.
+func (a *annex) mount(path string) {
 	a.Helper()
 	dir := filepath.Join(a.dir, path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		a.Fatal(err)
 	}
 	a.mounts = append(a.mounts, fmt.Sprintf("mount --bind %s %s", dir, path))
-	return dir
 }
 
 // replace shows one program in the place of another.
@@ -89,8 +88,8 @@ func (a *annex) command(ctx context.Context, name string, args ...string) *lab.C
 	return a.Firewall.Command(ctx, "unshare", slices.Concat([]string{"-m", "sh", "-euc", script, "sh", name}, args)...)
 }
 
-// run runs a program, which must succeed, and returns what it says.
-func (a *annex) run(name string, args ...string) string {
+// run runs a program, which must succeed.
+func (a *annex) run(name string, args ...string) {
 	a.Helper()
 	for i := range args {
 		args[i] = a.fill(args[i])
@@ -101,7 +100,6 @@ func (a *annex) run(name string, args ...string) string {
 	if err != nil {
 		a.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
-	return string(out)
 }
 
 // mended looks at what a change of others has left: either nothing of ours is broken, or verify says so and the same

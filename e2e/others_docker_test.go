@@ -123,13 +123,13 @@ func TestDockerWho(t *testing.T) {
 			s := newStand(t, place{rules.Forward, rules.Families[i%2]}, rules.NFT)
 			web, mail := s.docker("")
 			s.xtables(d.rules)
-			real := s.web.Addr()
+			server := s.web.Addr()
 			s.web, s.mail = web, mail
 			if served, answered := s.getsIn(s.Attacker); served || answered {
 				s.Fatalf("unprotected, the foe: served %v, SYN+ACK %v", served, answered)
 			}
 			for port, public := range map[int]netip.AddrPort{80: web, 25: mail} {
-				mustDo(s, s.Firewall, 0, "apply", public.String(), "--to", netip.AddrPortFrom(real, uint16(port)).String())
+				mustDo(s, s.Firewall, 0, "apply", public.String(), "--to", netip.AddrPortFrom(server, uint16(port)).String())
 				served, answered := s.getsIn(s.Attacker) // the other port is not protected now, and nobody gets in there
 				if port == 25 {
 					served = s.hears(s.Attacker, public)

@@ -94,9 +94,9 @@ func (s *stand) nft(text string) {
 }
 
 // apply protects both services.
-func (s *stand) apply(more ...string) map[string]any {
+func (s *stand) apply() map[string]any {
 	s.Helper()
-	return mustDo(s, s.Firewall, 0, append([]string{"apply", s.web.String(), s.mail.String(), "--backend", s.backend}, more...)...)
+	return mustDo(s, s.Firewall, 0, "apply", s.web.String(), s.mail.String(), "--backend", s.backend)
 }
 
 // counters returns how many SYNs were answered and how many valid cookies came back.

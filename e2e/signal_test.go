@@ -22,7 +22,8 @@ func TestSignals(t *testing.T) {
 			jobs = append(jobs, func() {
 				t.Run(seq.name+"/"+backend, func(t *testing.T) {
 					l := newLane(t, seq, backend)
-					for n := 1 + b; l.signal(n, signals[n%len(signals)]); n += len(backends) {
+					for n, more := 1+b, true; more; n += len(backends) {
+						more = l.signal(n, signals[n%len(signals)])
 					}
 				})
 			})
