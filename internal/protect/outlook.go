@@ -18,19 +18,14 @@ type outlook struct {
 	backend string
 	classes *firewall.Classes
 	seen    map[string]any // answers by the question and the class of the service
-	unseen  error          // why nothing is known of the rules: a program is missing
 }
 
 func lookOut(ctx context.Context, backend string) (outlook, error) {
 	fw, err := firewall.Read(ctx)
 	if err != nil {
-		err = fmt.Errorf("the host's own rules: %w", err)
+		return outlook{}, fmt.Errorf("the host's own rules: %w", err)
 	}
-	o := outlook{Firewall: fw, backend: backend, classes: fw.Classes(), seen: map[string]any{}}
-	if errors.Is(err, rules.ErrUnsupported) {
-		o.unseen, err = err, nil // that need not keep a host unprotected
-	}
-	return o, err
+	return outlook{fw, backend, fw.Classes(), map[string]any{}}, nil
 }
 
 // once answers a question about a service, unless it was answered for one that
@@ -100,8 +95,6 @@ func (o outlook) modes(services []Service) {
 		s := &services[i]
 		switch {
 		case s.Mode != "":
-		case o.unseen != nil && !s.Translated():
-			s.Mode = rules.ModeTracked // heeds whatever filters there are
 		case s.Translated():
 			s.Mode = rules.ModeNotrack
 		default:
@@ -132,9 +125,6 @@ func (o outlook) best(s Service) rules.Mode {
 // the worst first.
 func (o outlook) findings(services []Service) []Finding {
 	var t tally
-	if o.unseen != nil {
-		t.add(finding(Warn, "rules-unseen", "install the program that is named, and ask doctor again", "what they do to the services is not known: %v", o.unseen), "")
-	}
 	for _, s := range services {
 		t.next()
 		for _, told := range once(o, "findings", s, func() []told { return o.of(s) }) {
