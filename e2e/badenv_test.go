@@ -140,7 +140,7 @@ func TestBadInputOneVariant(t *testing.T) {
 	try(nft, "iptables-legacy")
 	s.remember()
 	s.swap(line(legacy), nil)
-	s.both(t, bad{args: applying(server + ":80"), exit: unsupported, names: []string{"tables are in use", "iptables-legacy-save"}})
+	s.both(t, bad{args: applying(server + ":80"), exit: unsupported, names: []string{"tables are in use", "no program iptables-legacy-"}})
 }
 
 // TestRollbackFails lets the raw table fail, and then everything: a person must look, and find what is named.
