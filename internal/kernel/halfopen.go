@@ -51,6 +51,11 @@ func (c Conn) halfOpen() bool { return c.State == TCPSynSent && !c.synproxy && !
 // It needs CAP_NET_ADMIN, else the error is [fs.ErrPermission]. A cancelled ctx
 // ends it with its error.
 func Forget(ctx context.Context, conns []Conn) (int, error) {
+	return forgetThese(ctx, conns, Conn.halfOpen)
+}
+
+// forgetThese deletes the entries that are still the same, and as they should be.
+func forgetThese(ctx context.Context, conns []Conn, as func(Conn) bool) (int, error) {
 	if len(conns) == 0 {
 		return 0, nil
 	}
@@ -63,7 +68,7 @@ func Forget(ctx context.Context, conns []Conn) (int, error) {
 	for len(conns) > 0 {
 		batch := conns[:min(len(conns), maxBatch)]
 		conns = conns[len(batch):]
-		n, err := d.forget(ctx, batch, Conn.halfOpen)
+		n, err := d.forget(ctx, batch, as)
 		deleted += n
 		if err != nil {
 			return deleted, err

@@ -39,27 +39,11 @@ func ForgetRemains(ctx context.Context, server func(netip.AddrPort) bool) (int, 
 // An entry that a packet has changed since is left alone. The errors are those
 // of [Forget].
 func ForgetCarried(ctx context.Context, ended []Socket) (int, error) {
-	if len(ended) == 0 {
-		return 0, nil
+	conns := make([]Conn, len(ended))
+	for i, s := range ended {
+		conns[i] = s.entry(0)
 	}
-	d, err := openDialogue()
-	if err != nil {
-		return 0, err
-	}
-	defer d.close()
-	deleted := 0
-	for len(ended) > 0 {
-		batch := ended[:min(len(ended), maxBatch)]
-		ended = ended[len(batch):]
-		conns := make([]Conn, len(batch))
-		for i, s := range batch {
-			conns[i] = s.entry(0)
-		}
-		n, err := d.forget(ctx, conns, func(c Conn) bool { return !c.Proxied && !c.zoned && c.FlagsOriginal&c.FlagsReply&FlagLiberal != 0 })
-		deleted += n
-		if err != nil {
-			return deleted, err
-		}
-	}
-	return deleted, nil
+	return forgetThese(ctx, conns, func(c Conn) bool {
+		return !c.Proxied && !c.zoned && c.FlagsOriginal&c.FlagsReply&FlagLiberal != 0
+	})
 }

@@ -107,6 +107,19 @@ func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 	return nil, fmt.Errorf("lock %s: %w", l.Path(), err)
 }
 
+// begin checks the rights to change this namespace, and keeps other instances
+// from it until it is released.
+func (h *Host) begin(ctx context.Context) (s store, release func(), err error) {
+	if err := CanChange(); err != nil {
+		return s, nil, err
+	}
+	if s, err = h.open(); err != nil {
+		return s, nil, err
+	}
+	release, err = h.lock(ctx, s)
+	return s, release, err
+}
+
 // settled waits until no instance is changing this namespace, so that a look at
 // it does not meet a half-done change, and keeps others from beginning one until
 // it is released. Where that cannot be had in time, the look is taken anyway.

@@ -37,14 +37,7 @@ type Removal struct {
 // If it fails or ctx ends before the protection is off, it stands as before;
 // later, the namespace stays [Draining], and a revert goes on from there.
 func (h *Host) Revert(ctx context.Context, how Removal) (*Reverted, error) {
-	if err := CanChange(); err != nil {
-		return nil, err
-	}
-	s, err := h.open()
-	if err != nil {
-		return nil, err
-	}
-	release, err := h.lock(ctx, s)
+	s, release, err := h.begin(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -55,14 +55,7 @@ type Confirmed struct {
 // Confirm makes a change on trial permanent. The error is [NotApplied] if none is
 // pending, and [Conflict] if its time is over.
 func (h *Host) Confirm(ctx context.Context) (*Confirmed, error) {
-	if err := CanChange(); err != nil {
-		return nil, err
-	}
-	s, err := h.open()
-	if err != nil {
-		return nil, err
-	}
-	release, err := h.lock(ctx, s)
+	s, release, err := h.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
