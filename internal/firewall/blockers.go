@@ -146,6 +146,11 @@ func (fw *Firewall) synBlockers(s Service) []Blocker {
 	}
 	w := Everything.Before(PrioritySecurity + 1)
 	w.Without = s.without("security")
+	if s.To.IsValid() && !s.Tracked {
+		// The SYN to a translated address is answered ahead of the filters.
+		w = Everything.Before(PriorityMangle + 1)
+		w.Without = s.without("mangle")
+	}
 	syn := s.toService(s.Hook, rules.SYN, state)
 	if s.Tracked {
 		// A tracked SYN takes the way of any other, destination NAT included.

@@ -19,6 +19,9 @@ type Service struct {
 	// tells that this is an address of this machine.
 	To      netip.AddrPort
 	ToLocal bool
+	// Out are the interfaces that the packets leave by to where destination NAT
+	// leads; empty: any but lo.
+	Out []string
 	// Backend is the variant of iptables whose built-in chains hold our rules in
 	// the first place; empty: none does.
 	Backend Origin
@@ -52,6 +55,9 @@ func (s *Service) translated(p Packet) Packet {
 	if s.To.IsValid() {
 		p.Destination = netip.PrefixFrom(s.To.Addr(), s.To.Addr().BitLen())
 		p.DestinationPort, p.DestinationLocal, p.Translated = s.To.Port(), s.ToLocal, true
+		if p.Hook == Forward || p.Hook == Postrouting && !s.toLo() {
+			p.Out = s.Out
+		}
 	}
 	return p
 }

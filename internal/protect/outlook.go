@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/synproxyctl/synproxyctl/internal/firewall"
@@ -62,11 +63,37 @@ func (o outlook) view(s Service) firewall.Service {
 	if s.Published {
 		v.To = o.translation(s, firewall.Prerouting).to
 	}
-	if v.To.IsValid() {
-		route, err := kernel.Route(v.To.Addr(), netip.Addr{})
-		v.ToLocal = err == nil && route.Local
+	if !v.To.IsValid() {
+		return v
+	}
+	route, err := kernel.Route(v.To.Addr(), netip.Addr{})
+	switch {
+	case err != nil || route.Interface == "":
+	case route.Local:
+		v.ToLocal = true
+	default:
+		v.Out = []string{route.Interface}
+		if len(v.Interfaces) == 0 {
+			v.Interfaces = allBut(route.Interface)
+		}
 	}
 	return v
+}
+
+// allBut lists the interfaces that clients of a server may come in by which is
+// behind the given one.
+func allBut(server string) []string {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, i := range all {
+		if i.Name != server && i.Name != "lo" {
+			names = append(names, i.Name)
+		}
+	}
+	return names
 }
 
 // translation is where rules lead connections.
@@ -80,10 +107,18 @@ type translation struct {
 // of clients at PREROUTING, of the proxy at OUTPUT.
 func (o outlook) translation(s Service, at firewall.Hook) translation {
 	return once(o, fmt.Sprint("translation ", at, s.Port), s, func() (t translation) {
-		t.to, t.rule, t.certain = o.Translation(firewall.Packet{
+		p := firewall.Packet{
 			Hook: at, In: s.Interfaces, Destination: s.Destination, DestinationPort: s.Port, DestinationLocal: s.Hook == rules.Input,
 			Flags: rules.SYN, States: rules.New, Made: at == firewall.Output,
-		})
+		}
+		t.to, t.rule, t.certain = o.Translation(p)
+		if at == firewall.Prerouting && t.to.IsValid() && !t.certain && len(p.In) == 0 {
+			// Docker's rules leave out what comes in by the server's own interface.
+			if route, err := kernel.Route(t.to.Addr(), netip.Addr{}); err == nil && !route.Local && route.Interface != "" {
+				p.In = allBut(route.Interface)
+				t.to, t.rule, t.certain = o.Translation(p)
+			}
+		}
 		return t
 	})
 }
@@ -167,6 +202,12 @@ func (o outlook) hidden(s Service) (f Finding, by string, found bool) {
 				"%s: the host's rules translate the clients' connections, but not surely those that the proxy opens", s), "output", true
 		}
 	}
+	if s.To.IsValid() {
+		// Whom the host's own translation leaves out, it keeps out.
+		if t := o.translation(s, firewall.Prerouting); t.rule != nil && !t.certain {
+			return accessList(s, t.rule.String()), t.rule.String(), true
+		}
+	}
 	if s.Mode != rules.ModeNotrack {
 		return f, "", false
 	}
@@ -179,10 +220,15 @@ func (o outlook) hidden(s Service) (f Finding, by string, found bool) {
 		by = fate.By[0].String()
 	}
 	if s.Translated() {
-		return finding(Bad, "access-list", "deny in the raw table, as in: iptables -t raw -A PREROUTING -s SOURCE -j DROP; or protect the server itself, without its translation",
-			"%s: who may reach it is decided by rules that SYNPROXY's clients never meet, since SYNs to a translated address are answered before them: %s", s, by), by, true
+		return accessList(s, by), by, true
 	}
 	return finding(Warn, "mode", "apply with --mode auto or tracked", "%s: SYNs are not tracked, and a rule of the host may deny them for that, or count on it: %s", s, by), by, true
+}
+
+// accessList tells of a rule that decides who may reach a translated service.
+func accessList(s Service, by string) Finding {
+	return finding(Bad, "access-list", "deny in the raw table, as in: iptables -t raw -A PREROUTING -s SOURCE -j DROP; or protect the server itself, without its translation",
+		"%s: who may reach it is decided by rules that SYNPROXY's clients never meet, since SYNs to a translated address are answered before them: %s", s, by)
 }
 
 // refuse returns an error if a finding is fatal.

@@ -34,7 +34,7 @@ func ExamplePolicy_Rules() {
 	// -t mangle -A OUTPUT -j SYNPROXYCTL_OUT
 	// -t filter -A OUTPUT -j SYNPROXYCTL_OUT
 	// -t security -A FORWARD -j SYNPROXYCTL_FWD
-	// -t security -A SYNPROXYCTL_FWD -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460
+	// -t security -A SYNPROXYCTL_FWD -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW,UNTRACKED -m conntrack ! --ctstate DNAT -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460
 	// -t mangle -A SYNPROXYCTL_FWD -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK ACK -m conntrack --ctstate INVALID -j SYNPROXY
 	// -t mangle -A SYNPROXYCTL_FWD -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID -j DROP
 	// -t mangle -A SYNPROXYCTL_OUT -d 192.0.2.42/32 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK ACK -m addrtype ! --src-type LOCAL -m owner ! --socket-exists -j DROP
@@ -52,7 +52,7 @@ func ExamplePlan() {
 	}
 	// Output:
 	// ipv4 *security
-	// -I SYNPROXYCTL_FWD 1 -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1400
+	// -I SYNPROXYCTL_FWD 1 -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW,UNTRACKED -m conntrack ! --ctstate DNAT -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1400
 	// COMMIT
 	// ipv4 *security
 	// -D SYNPROXYCTL_FWD 2

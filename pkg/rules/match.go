@@ -46,6 +46,12 @@ type CTState struct {
 	States States
 }
 
+// Translated matches packets of connections whose destination a DNAT has
+// changed, or with Not all others, those that are not tracked among them.
+type Translated struct {
+	Not bool
+}
+
 // Original matches packets of connections whose first packet had this
 // destination address and port, whatever NAT has made of it since.
 type Original struct {
@@ -182,6 +188,13 @@ func (m CTState) args() []string {
 	return []string{"-m", "conntrack", "--ctstate", m.States.String()}
 }
 
+func (m Translated) args() []string {
+	return append([]string{"-m", "conntrack"}, not(m.Not, "--ctstate", stateDNAT)...)
+}
+
+// stateDNAT is a state of xt_conntrack that is none of connection tracking.
+const stateDNAT = "DNAT"
+
 func (m Original) args() []string {
 	return []string{
 		"-m", "conntrack", "--ctorigdst", hostOr(m.Destination), "--ctorigdstport", strconv.Itoa(int(m.Port)),
@@ -220,9 +233,10 @@ func (Destination) rank() int     { return 1 }
 func (InInterface) rank() int     { return 2 }
 func (TCP) rank() int             { return 3 }
 func (CTState) rank() int         { return 4 }
-func (Original) rank() int        { return 5 }
-func (SourceType) rank() int      { return 6 }
-func (DestinationType) rank() int { return 7 }
-func (Socket) rank() int          { return 8 }
-func (U32) rank() int             { return 9 }
-func (Comment) rank() int         { return 10 }
+func (Translated) rank() int      { return 5 }
+func (Original) rank() int        { return 6 }
+func (SourceType) rank() int      { return 7 }
+func (DestinationType) rank() int { return 8 }
+func (Socket) rank() int          { return 9 }
+func (U32) rank() int             { return 10 }
+func (Comment) rank() int         { return 11 }

@@ -194,9 +194,15 @@ func (p *parser) extension() error {
 		if len(p.words) > 0 && p.words[0] == "--ctorigdst" {
 			return p.original()
 		}
-		value, err := p.value("--ctstate")
+		neg, value, err := p.negatable("--ctstate", true)
 		if err != nil {
 			return err
+		}
+		if value == stateDNAT {
+			return p.match(Translated{neg})
+		}
+		if neg {
+			return errForeign
 		}
 		set, err := splitBits(value, stateNames[:])
 		if err != nil {

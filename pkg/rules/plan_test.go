@@ -117,7 +117,7 @@ func (rs Ruleset) reaches(r Rule, kind func(Rule) bool) bool {
 			continue
 		}
 		for _, o := range rules {
-			if len(o.Matches) == 4 && o.Matches[0] == r.Matches[0] && o.Matches[1] == r.Matches[1] && port(o) == port(r) && kind(o) {
+			if len(o.Matches) >= 4 && o.Matches[0] == r.Matches[0] && o.Matches[1] == r.Matches[1] && port(o) == port(r) && kind(o) {
 				return true
 			}
 		}

@@ -83,18 +83,21 @@ func (s Service) entrance() string {
 func (b *builder) diverted(s Service) {
 	to := Destination{Prefix: s.Destination}
 	syn := TCP{DstPort: s.Port, Mask: handshake, Set: SYN}
+	// A cookie for a server that is published under another address would not
+	// hold: its client sends the ACK to that address, where it is made for this.
+	//
 	// Filters of the host say nothing about packets to an address that NAT
 	// translates, so that there the SYN need not wait for them; they could
 	// only take it for a connection to the host itself.
-	table, states := Security, New|Untracked
+	table, state := Security, []Match{CTState{New | Untracked}, Translated{Not: true}}
 	if s.Translated() {
-		table, states = Mangle, Untracked
+		table, state = Mangle, []Match{CTState{Untracked}}
 	}
 	for _, in := range ingress(s) {
 		if s.mode() == ModeNotrack {
 			b.add(Raw, chainPre, Notrack{}, append([]Match{to, in, syn}, side(s)...)...)
 		}
-		b.add(table, s.entrance(), SYNPROXY{s.Options}, to, in, syn, CTState{states})
+		b.add(table, s.entrance(), SYNPROXY{s.Options}, append([]Match{to, in, syn}, state...)...)
 	}
 	if s.mode() == ModeNotrack {
 		b.answers(s)
