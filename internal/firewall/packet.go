@@ -86,9 +86,9 @@ func (v *view) find(f Field) knowledge {
 	case Destination:
 		return v.address(v.Destination)
 	case SourcePort:
-		return port(v.SourcePort)
+		return v.port(v.SourcePort)
 	case DestinationPort:
-		return port(v.DestinationPort)
+		return v.port(v.DestinationPort)
 	case Flags:
 		return is(byte(v.Flags))
 	case Protocol:
@@ -123,6 +123,16 @@ func (v *view) find(f Field) knowledge {
 		return is(0)
 	}
 	return knowledge{}
+}
+
+// port is what is known of a port: of an unknown one, that most clients have one
+// of those that their system chooses.
+func (v *view) port(n uint16) knowledge {
+	const chosen = 40000 // within ip_local_port_range of any system
+	if n == 0 && v.usual {
+		n = chosen
+	}
+	return port(n)
 }
 
 func is(value ...byte) knowledge { return knowledge{values: [][]byte{value}} }
