@@ -106,9 +106,14 @@ func randomPolicy(g *rand.Rand) rules.Policy {
 				First:      []rules.First{rules.FirstClient, rules.FirstServer}[g.IntN(2)],
 				Interfaces: [][]string{nil, {"eth0"}, {"eth0", "eth1"}}[g.IntN(3)], SynCookies: g.IntN(4) == 0,
 				Options: rules.Options{MSS: []*uint16{nil, ptr[uint16](1460), ptr[uint16](536)}[g.IntN(3)], Timestamps: g.IntN(2) == 0},
+				Mode:    []rules.Mode{rules.ModeTracked, rules.ModeNotrack}[g.IntN(2)],
 			})
+			if s := &p.Services[len(p.Services)-1]; s.Destination.IsSingleIP() && s.Mode == rules.ModeNotrack && g.IntN(2) == 0 {
+				s.To = netip.AddrPortFrom(s.Destination.Addr().Next().Next(), 8080)
+			}
 		}
 	}
+	p.Window = g.IntN(2) == 0
 	g.Shuffle(len(p.Services), func(i, j int) { p.Services[i], p.Services[j] = p.Services[j], p.Services[i] })
 	return p
 }
@@ -123,7 +128,9 @@ func neighbours(t *testing.T, host *lab.Host, backend string) {
 		run(t, host, program, "-A", "FORWARD", "-p", "tcp", "-m", "multiport", "--dports", "80,443", "-j", "ACCEPT")
 		run(t, host, program, "-t", "raw", "-A", "OUTPUT", "-o", "lo", "-j", "ACCEPT")
 		run(t, host, program, "-P", "OUTPUT", "DROP")
-		run(t, host, program, "-t", "mangle", "-S") // a legacy table that was once looked at never goes
+		for _, table := range []string{"mangle", "nat", "security"} { // a legacy table that was once looked at never goes
+			run(t, host, program, "-t", table, "-S")
+		}
 	}
 }
 
@@ -194,14 +201,14 @@ func TestStepThatFails(t *testing.T) {
 			args []string
 			undo []string
 		}{
-			{"jump removed", []string{"-D", "FORWARD", "-j", "SYNPROXYCTL_FWD"}, []string{"-I", "FORWARD", "-j", "SYNPROXYCTL_FWD"}},
-			{"chain in use", []string{"-A", "FORWARD", "-p", "udp", "-j", "SYNPROXYCTL_FWD"}, []string{"-D", "FORWARD", "-p", "udp", "-j", "SYNPROXYCTL_FWD"}},
+			{"jump removed", line("-t mangle -D FORWARD -j SYNPROXYCTL_FWD"), line("-t mangle -I FORWARD -j SYNPROXYCTL_FWD")},
+			{"chain in use", line("-t mangle -A FORWARD -p udp -j SYNPROXYCTL_FWD"), line("-t mangle -D FORWARD -p udp -j SYNPROXYCTL_FWD")},
 		} {
 			run(t, host, b.Name(), spoil.args...)
 			before := rulesOf(t, host)
 			failed := false
 			for _, s := range planned {
-				if s.Table != rules.Filter {
+				if s.Table != rules.Mangle {
 					continue
 				}
 				err := b.apply(t, s)

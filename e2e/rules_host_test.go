@@ -14,8 +14,8 @@ import (
 
 // onePolicy protects one routed service of each family.
 var onePolicy = rules.Policy{Services: []rules.Service{
-	{Destination: netip.MustParsePrefix("192.0.2.1/32"), Port: 80, Hook: rules.Forward},
-	{Destination: netip.MustParsePrefix("2001:db8::1/128"), Port: 80, Hook: rules.Forward},
+	{Destination: netip.MustParsePrefix("192.0.2.1/32"), Port: 80, Hook: rules.Forward, Mode: rules.ModeNotrack},
+	{Destination: netip.MustParsePrefix("2001:db8::1/128"), Port: 80, Hook: rules.Forward, Mode: rules.ModeNotrack},
 }}
 
 func choose(t *testing.T, host *lab.Host) (name, reason string, err error) {

@@ -56,7 +56,7 @@ func TestRulesComeBack(t *testing.T) {
 	eachXtables(t, func(t *testing.T, host *lab.Host, family rules.Family, xt func(string) string) {
 		written := map[rules.Table][]rules.Rule{}
 		var b strings.Builder
-		for _, table := range []rules.Table{rules.Raw, rules.Mangle, rules.Filter} {
+		for _, table := range []rules.Table{rules.Raw, rules.Mangle, rules.NAT, rules.Filter, rules.Security} {
 			written[table] = everyRule(family, table)
 			fmt.Fprintf(&b, "*%s\n:%s - [0:0]\n", table, testChain)
 			for _, r := range written[table] {
@@ -105,7 +105,7 @@ func checkComesBack(t *testing.T, written map[rules.Table][]rules.Rule, family r
 // everyRule combines each target of the table with each set of matches.
 func everyRule(family rules.Family, table rules.Table) []rules.Rule {
 	var all []rules.Rule
-	for i, target := range targets(table) {
+	for i, target := range targets(family, table) {
 		kinds := matches(family)
 		for set := range 1 << len(kinds) {
 			g := rand.New(rand.NewPCG(uint64(i), uint64(set)))
@@ -121,7 +121,7 @@ func everyRule(family rules.Family, table rules.Table) []rules.Rule {
 				r.Matches = append(r.Matches, m)
 			}
 			switch target.(type) {
-			case rules.SYNPROXY, rules.TCPOptStrip: // they want -p tcp
+			case rules.SYNPROXY, rules.TCPOptStrip, rules.DNAT: // they want -p tcp
 				if !tcp {
 					continue
 				}
@@ -132,10 +132,15 @@ func everyRule(family rules.Family, table rules.Table) []rules.Rule {
 	return all
 }
 
-func targets(table rules.Table) []rules.Target {
+func targets(family rules.Family, table rules.Table) []rules.Target {
 	switch table {
 	case rules.Raw:
 		return []rules.Target{rules.Notrack{}}
+	case rules.NAT:
+		to := map[rules.Family]string{rules.IPv4: "192.0.2.1:80", rules.IPv6: "[2001:db8::1]:65535"}[family]
+		return []rules.Target{rules.DNAT{To: netip.MustParseAddrPort(to)}}
+	case rules.Security:
+		return []rules.Target{rules.SYNPROXY{}}
 	case rules.Mangle:
 		return []rules.Target{rules.TCPOptStrip{Kinds: []uint8{rules.KindTimestamps}}, rules.TCPOptStrip{Kinds: []uint8{2, 3, 4, 5, 8, 19, 255}}}
 	}
@@ -183,6 +188,10 @@ func matches(family rules.Family) [][]rules.Match {
 			rules.CTState{States: rules.Invalid | rules.Untracked},
 			rules.CTState{States: rules.New | rules.Related | rules.Established},
 			rules.CTState{States: 31},
+			rules.Translated{Not: true},
+			rules.Translated{},
+			rules.Original{Destination: netip.MustParsePrefix(networks[0]), Port: 80},
+			rules.Original{Destination: netip.MustParsePrefix(networks[1]), Port: 65535},
 		},
 		{rules.SourceType{}, rules.SourceType{Not: true}},
 		{rules.DestinationType{}, rules.DestinationType{Not: true}},

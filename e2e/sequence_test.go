@@ -33,7 +33,7 @@ func TestDeclarative(t *testing.T) {
 			c := "[" + lab.ServerV6.String() + "]:80"
 			do := func(args ...string) (added, deleted int) {
 				t.Helper()
-				done := mustDo(t, fw, 0, append(append([]string{"apply", "--backend", backend, "--first", "server"}, explicit...), args...)...)
+				done := mustDo(t, fw, 0, append(append([]string{"apply", "--backend", backend, "--mode", "tracked", "--first", "server"}, explicit...), args...)...)
 				for _, each := range done["changes"].([]any) {
 					switch each.(map[string]any)["action"] {
 					case "add":
