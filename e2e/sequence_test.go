@@ -208,7 +208,7 @@ func inAnyOrder(dump string) string {
 func another(backend string) string { return backends[1-slices.Index(backends, backend)] }
 
 func applyIn(h *protect.Host, list []protect.Service, backend string) error {
-	_, err := h.Apply(context.Background(), protect.Order{Services: list, Backend: backend})
+	_, err := h.Apply(context.Background(), protect.Order{Services: list, Backend: backend, Warmup: ptr[time.Duration](0)})
 	return err
 }
 
@@ -268,7 +268,7 @@ func TestInterrupt(t *testing.T) {
 		h := &protect.Host{Wrap: func(b rules.Backend) rules.Backend { return interrupting{b, &left, cancel} }}
 		var err error
 		on(t, fw, func() error {
-			_, err = h.Apply(ctx, protect.Order{Services: services(rules.FirstServer, lab.ServerV4, lab.ServerV6), Backend: rules.NFT})
+			_, err = h.Apply(ctx, protect.Order{Services: services(rules.FirstServer, lab.ServerV4, lab.ServerV6), Backend: rules.NFT, Warmup: ptr[time.Duration](0)})
 			return nil
 		})
 		cancel()
