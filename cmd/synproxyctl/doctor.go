@@ -71,7 +71,7 @@ func runDoctor(e env, c *cli.Context) (*answer, error) {
 		case len(d.Services) == 1:
 			fmt.Fprintf(w, "%s: nothing stands in the way of one service by %s\n", p.good("well"), d.Backend)
 		default:
-			fmt.Fprintf(w, "%s: nothing stands in the way of %d services by %s\n", p.good("well"), len(d.Services), d.Backend)
+			fmt.Fprintf(w, "%s: nothing stands in the way of protection by %s (services: %d)\n", p.good("well"), d.Backend, len(d.Services))
 		}
 	}}, nil
 }

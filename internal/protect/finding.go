@@ -78,3 +78,11 @@ func (t *tally) findings() []Finding {
 	slices.SortStableFunc(t.list, func(a, b Finding) int { return rank[a.Severity] - rank[b.Severity] })
 	return t.list
 }
+
+// count says how many there are of something.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

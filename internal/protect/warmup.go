@@ -119,7 +119,7 @@ func (c Earlier) findings() []Finding {
 	var fs []Finding
 	if c.Local > 0 {
 		fs = append(fs, finding(Info, "connections-carried", "",
-			"conntrack does not know the %d TCP connections of this host yet: they are carried over into its table", c.Local))
+			"conntrack does not know %s of this host yet: what stays silent is carried over into its table", count(c.Local, "TCP connection")))
 	}
 	if c.Routed == nil {
 		hint := "give them more time with --warmup, or ask the servers behind how many are open and idle"
