@@ -27,7 +27,7 @@ build: ## Build bin/synproxyctl, a static binary
 test: ## Install what is missing, then run all tests, on the real kernel in namespaces of their own
 	@scripts/setup test
 	@as=$$(scripts/privilege); set -x; \
-	go test -race -count=1 -timeout 25m $${as:+-exec "$$as"} $(PKGS)
+	go test -race -count=1 -timeout 40m $${as:+-exec "$$as"} $(PKGS)
 
 lint: ## Check the style, the arrows between packages, and that go.mod is tidy
 	$(LINT) run ./...
