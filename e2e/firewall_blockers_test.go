@@ -43,7 +43,7 @@ func ourRules(hook, address string, tracked bool) string {
 			hook, "OUTPUT") +
 		table("security", c+"--tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate "+state+" "+synproxy, hook) +
 		table("filter", "-A SYNPROXYCTL-OUTPUT "+service+"-m addrtype ! --src-type LOCAL -j ACCEPT\n"+
-			"-A SYNPROXYCTL-OUTPUT -p tcp -s "+address+" --sport 80 -m conntrack --ctstate INVALID,UNTRACKED -j ACCEPT\n"+
+			"-A SYNPROXYCTL-OUTPUT -p tcp -s "+address+" --sport 80 -m owner ! --socket-exists -j ACCEPT\n"+
 			"-A SYNPROXYCTL-INPUT -i lo "+service+"-j ACCEPT\n", "INPUT", "OUTPUT")
 }
 

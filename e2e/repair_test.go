@@ -127,3 +127,33 @@ func TestRestrictiveFirewall(t *testing.T) {
 		}
 	}
 }
+
+// TestStrictOutput protects services on a firewall that lets go only what belongs to sockets of its own: not even
+// packets of established connections. What the proxy sends must go all the same, the ACK that opens the window too:
+// without it a client waits 200 ms.
+func TestStrictOutput(t *testing.T) {
+	for _, backend := range backends {
+		for _, p := range []place{on4, places[1]} {
+			for _, mode := range []rules.Mode{rules.ModeTracked, rules.ModeNotrack} {
+				t.Run(fmt.Sprintf("%s-%s-%s", backend, p, mode), func(t *testing.T) {
+					topo := newTopology(t)
+					web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+					mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
+					program := p.program(backend)
+					run(t, topo.Firewall, program, "-A", "OUTPUT", "-m", "owner", "--socket-exists", "-j", "ACCEPT")
+					run(t, topo.Firewall, program, "-A", "OUTPUT", "-p", "tcp", "--tcp-flags", "RST", "RST", "-j", "ACCEPT")
+					if p.family == rules.IPv6 {
+						run(t, topo.Firewall, program, "-A", "OUTPUT", "-p", "ipv6-icmp", "-j", "ACCEPT")
+					}
+					run(t, topo.Firewall, program, "-P", "OUTPUT", "DROP")
+					mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", string(mode))
+					allGood(t, topo.Client, web, lab.LoadConfig{Connections: 20, Mode: lab.ClientFirst})
+					allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 20, Mode: lab.ServerFirst})
+					if n := cookies(t, topo.Firewall); n != 40 {
+						t.Errorf("%v of 40 connections passed the proxy", n)
+					}
+				})
+			}
+		}
+	}
+}

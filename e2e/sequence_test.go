@@ -46,7 +46,7 @@ func TestDeclarative(t *testing.T) {
 				return added, deleted
 			}
 			before := dump(t, fw)
-			const perService, jumps = 5, 4 + 2 // security 1, mangle 3, filter 1; a jump to each chain, the anchor and the window
+			const perService, jumps = 6, 4 + 2 // security 1, mangle 3, filter 2; a jump to each chain, the anchor and the window
 			for _, step := range []struct {
 				args           []string
 				added, deleted int

@@ -107,3 +107,20 @@ func TestApplyForgetsStaleHandshakes(t *testing.T) {
 	}
 	allGood(t, topo.Client, web, lab.LoadConfig{Connections: 1, LocalPort: 4000, Mode: lab.ClientFirst})
 }
+
+// TestApplyLeavesOtherFamily protects a service of one family on a host that tracks nothing: connections of the other
+// family must not get entries that nobody would ever take away.
+func TestApplyLeavesOtherFamily(t *testing.T) {
+	topo := newTopology(t)
+	fw := topo.Firewall
+	web, other := on4.serve(t, topo, 80, lab.ServerConfig{}), places[1].serve(t, topo, 22, lab.ServerConfig{})
+	ssh := dialTalker(t, "ssh", topo.Client, other)
+	done := mustDo(t, fw, 0, "apply", web.String(), "--warmup", "100ms")
+	if told := done["connections"].(map[string]any); told["local"] != 0.0 {
+		t.Errorf("connections: %v", told)
+	}
+	if out := run(t, fw, "conntrack", "-L", "-f", "ipv6"); out != "" {
+		t.Errorf("left:\n%s", out)
+	}
+	alive(t, ssh)
+}

@@ -223,9 +223,7 @@ func (fw *Firewall) answerBlockers(s Service) []Blocker {
 		Hint:    fmt.Sprintf("accept tcp from %s port %d before it, in any state of connection tracking", s.Destination, s.Port),
 	}
 	output := Everything
-	if !s.Tracked {
-		output.Without = s.without("filter")
-	}
+	output.Without = s.without("filter")
 	var all []Blocker
 	for _, at := range []struct {
 		hook Hook

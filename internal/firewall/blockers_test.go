@@ -54,7 +54,7 @@ func TestBlockers(t *testing.T) {
 		{"all is denied", in, filter("-A INPUT -p tcp -m tcp --dport 80 -j DROP"), []string{"warning service-denied"}},
 		{"all is denied early", in, table("raw", "-A PREROUTING -p tcp -m tcp --dport 80 -j DROP"), []string{"warning service-denied"}},
 		{"strict output", fwd, "*filter\n:OUTPUT DROP [0:0]\n-A OUTPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\nCOMMIT\n", nil},
-		{"strict output without answers", fwd, "*filter\n:OUTPUT DROP [0:0]\nCOMMIT\n", []string{"fatal synack-drop"}},
+		{"strict output without established", fwd, "*filter\n:OUTPUT DROP [0:0]\nCOMMIT\n", nil},
 		{"no spoofing", fwd, table("mangle", "-A OUTPUT -m addrtype ! --src-type LOCAL -j DROP"), []string{"fatal output-drop", "fatal synack-drop"}},
 		{"no spoofing, local", in, table("mangle", "-A OUTPUT -m addrtype ! --src-type LOCAL -j DROP"), []string{"fatal output-drop"}},
 		{"no spoofing by address", in, table("mangle", "-A OUTPUT ! -s 192.0.2.0/24 -j DROP"), []string{"fatal output-drop"}},

@@ -163,6 +163,9 @@ func (h *Host) retreat(ctx context.Context, s store, p *plan, u *undo, before ke
 			// What is alive needs the anchor; a revert waits for its end.
 			back = p.have.With(rules.Policy{Anchors: p.new.Families}.Ruleset())
 			u.record = func() error { return s.put(p.keepAnchors()) }
+			if p.old == nil {
+				u.draining = max(alive, 1)
+			}
 		}
 	}
 	if err := h.reach(ctx, p.backend, back); err != nil {

@@ -89,8 +89,10 @@ func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 	l := s.newLock()
 	// At once first: with a short timeout the other way may not try at all.
 	ok, err := l.TryLock()
-	if err == nil && !ok && h.LockTimeout > 0 {
-		waitCtx, cancel := context.WithTimeout(ctx, h.LockTimeout)
+	if err == nil && !ok {
+		// Whoever only looks holds it for a moment.
+		const look = 300 * time.Millisecond
+		waitCtx, cancel := context.WithTimeout(ctx, max(h.LockTimeout, look))
 		defer cancel()
 		const poll = 20 * time.Millisecond
 		ok, err = l.TryLockContext(waitCtx, poll)
@@ -120,20 +122,21 @@ func (h *Host) begin(ctx context.Context) (s store, release func(), err error) {
 	return s, release, err
 }
 
-// settled waits until no instance is changing this namespace, so that a look at
-// it does not meet a half-done change, and keeps others from beginning one until
-// it is released. Where that cannot be had in time, the look is taken anyway.
-func (h *Host) settled(ctx context.Context, s store) (release func()) {
+// settled waits a moment until no instance is changing this namespace, so that a
+// look at it does not meet a half-done change, and keeps others from beginning
+// one until it is released. An instance that goes on is busy.
+func (h *Host) settled(ctx context.Context, s store) (release func(), busy bool) {
 	// If nobody has ever changed it, looking makes no file.
 	if s.checkFolder() != nil || s.checkLock() != nil {
-		return func() {}
+		return func() {}, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, max(h.LockTimeout, time.Millisecond))
+	const moment = time.Second
+	ctx, cancel := context.WithTimeout(ctx, max(min(h.LockTimeout, moment), time.Millisecond))
 	defer cancel()
 	l := s.newLock()
 	const poll = 5 * time.Millisecond
-	_, _ = l.TryRLockContext(ctx, poll)
-	return func() { _ = l.Close() }
+	ok, err := l.TryRLockContext(ctx, poll)
+	return func() { _ = l.Close() }, !ok && errors.Is(err, context.DeadlineExceeded)
 }
 
 // held is a backend and what of ours it holds.

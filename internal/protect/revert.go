@@ -2,6 +2,7 @@ package protect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -217,53 +218,81 @@ func (h *Host) drain(ctx context.Context, s store, r *Reverted, limit *time.Dura
 		defer timer.Stop()
 		timeout = timer.C
 	}
-	const poll = 250 * time.Millisecond
-	ticker := time.NewTicker(poll)
-	defer ticker.Stop()
-	most := 0
+	const patience = 20 // looks that fail, one after the other
+	most, failures := 0, 0
 	for {
-		n, err := kernel.AliveProxied(context.WithoutCancel(ctx), nil) // told at the end of ctx, too
-		if err != nil {
-			return Errorf(Failed, "the namespace is draining; see what is wrong, and run synproxyctl revert again", "proxied connections could not be counted: %w", err)
+		began := time.Now()
+		done, err := h.drained(ctx, s, r)
+		if err == nil {
+			failures = 0
 		}
-		r.Remaining = n
-		if n == 0 {
-			h.progress("proxied connections ended", most, most)
-			return h.finish(ctx, s, r)
+		if failures++; done || err != nil && ctx.Err() == nil && failures > patience {
+			return err
 		}
-		most = max(most, n)
-		h.progress("proxied connections ended", most-n, most)
+		most = max(most, r.Remaining)
+		h.progress("proxied connections ended", most-r.Remaining, most)
+		// Looking through a large table takes a while; nobody waits for us.
+		const shortest, longest, share = 250 * time.Millisecond, 10 * time.Second, 20
+		pause := time.NewTimer(min(max(shortest, share*time.Since(began)), longest))
 		select {
 		case <-ctx.Done():
+			pause.Stop()
 			return Errorf(Interrupted, "they live on, nothing is proxied any more: run synproxyctl revert to go on waiting, or revert --now to give them up",
-				"draining, with %d proxied connections left: %w", r.Remaining, context.Cause(ctx))
+				"draining, with %s left: %w", count(r.Remaining, "proxied connection"), context.Cause(ctx))
 		case <-timeout:
+			pause.Stop()
 			r.Findings = append(r.Findings, finding(Info, "draining", "run synproxyctl revert again to go on waiting, or revert --now to give them up",
-				"%d proxied connections are alive; nothing is proxied any more, and what they need of the rules stays", r.Remaining))
+				"%s alive; nothing is proxied any more, and what they need of the rules stays", count(r.Remaining, "proxied connection")))
 			return nil
-		case <-ticker.C:
+		case <-pause.C:
 		}
 	}
 }
 
-// finish removes what is left once nothing needs it.
-func (h *Host) finish(ctx context.Context, s store, r *Reverted) error {
+// drained looks whether connections are left, and if not, removes the rest. It
+// is done as well if somebody else has ended the draining.
+func (h *Host) drained(ctx context.Context, s store, r *Reverted) (done bool, err error) {
+	if rec, err := s.load(); err != nil || rec == nil || !rec.Draining {
+		return true, errors.Join(err, overtaken(rec, r))
+	}
+	if err := r.count(ctx); err != nil || r.Remaining > 0 {
+		return false, err
+	}
 	release, err := h.lock(ctx, s)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer release()
 	rec, err := s.load()
-	switch {
-	case err != nil:
-		return err
-	case rec == nil:
-		r.State = Absent // somebody else was faster
-		return nil
-	case !rec.Draining:
-		return Errorf(Conflict, "see synproxyctl status", "the protection was applied again while connections drained")
+	if err != nil || rec == nil || !rec.Draining {
+		return true, errors.Join(err, overtaken(rec, r))
 	}
-	return h.remove(ctx, s, rec, r)
+	// Once more: cookies may have landed while another instance had the lock.
+	if err := r.count(ctx); err != nil || r.Remaining > 0 {
+		return false, err
+	}
+	h.progress("proxied connections ended", 1, 1)
+	return true, h.remove(ctx, s, rec, r)
+}
+
+// count counts the connections that are left.
+func (r *Reverted) count(ctx context.Context) error {
+	n, err := kernel.AliveProxied(ctx, nil)
+	if err != nil {
+		return Errorf(Failed, "the namespace is draining; see what is wrong, and run synproxyctl revert again", "proxied connections could not be counted: %w", err)
+	}
+	r.Remaining = n
+	return nil
+}
+
+// overtaken tells what became of a draining that somebody else has ended.
+func overtaken(rec *record, r *Reverted) error {
+	if rec == nil {
+		r.State, r.Remaining = Absent, 0 // another revert was faster
+		return nil
+	}
+	r.State = Active
+	return Errorf(Conflict, "see synproxyctl status", "the protection was applied again while connections drained")
 }
 
 // remove takes away everything: what diverts first, then what answers, then the

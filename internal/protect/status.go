@@ -43,7 +43,8 @@ type Connections struct {
 	Proxied int `json:"proxied"` // those that SYNPROXY opened and that are alive
 }
 
-// Status tells how things are. It changes nothing and takes no lock.
+// Status tells how things are. It changes nothing. While another instance does, it
+// tells what the record says.
 func (h *Host) Status(ctx context.Context) (*Status, error) {
 	if err := CanChange(); err != nil {
 		return nil, err

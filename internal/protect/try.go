@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/gofrs/flock"
 )
 
 // pending is a change that stands only until its deadline unless it is
@@ -127,7 +125,7 @@ func (h *Host) overdue(s store, name string) (bool, error) {
 	if mine && !rec.Unfinished {
 		return rec.Pending.over(), nil
 	}
-	l := flock.New(s.lockPath(), flock.SetPermissions(0o600))
+	l := s.newLock()
 	defer l.Close()
 	if free, err := l.TryLock(); err != nil || !free {
 		return false, err

@@ -13,6 +13,9 @@ type undo struct {
 	// record brings the undo record back to what it was. It comes last, and
 	// only if everything else went well: what is left is in the record.
 	record func() error
+	// draining counts the connections that the proxy has opened meanwhile, and
+	// that a rollback has left what they need; 0: none.
+	draining int
 }
 
 type undoStep struct {
@@ -38,6 +41,10 @@ func (u *undo) rollback(ctx context.Context, cause error) error {
 		if err := u.record(); err != nil {
 			left = append(left, err.Error())
 		}
+	}
+	if left == nil && u.draining > 0 {
+		return Errorf(CodeOf(cause), "they live on, and nothing else is left: run synproxyctl revert to wait for their end, or apply again",
+			"%w; rolled back, but for what %s need that the proxy has opened meanwhile", cause, count(u.draining, "connection"))
 	}
 	if left == nil {
 		return cause

@@ -25,8 +25,11 @@ var errNoRecord = errors.New("no protection is applied in this network namespace
 // Services returns what the record says is protected.
 func (v *Verified) Services() []Service { return v.services }
 
+// codeBusy is the code of the finding that another instance was at work.
+const codeBusy = "busy"
+
 // Verify compares what the kernel holds with what was asked for. It changes
-// nothing and takes no lock, so that an apply that runs meanwhile may show.
+// nothing. While another instance does, there is nothing to compare.
 func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 	if err := CanChange(); err != nil {
 		return nil, err
@@ -36,6 +39,10 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 		return nil, err
 	}
 	v := &Verified{Findings: found}
+	if i := slices.IndexFunc(found, func(f Finding) bool { return f.Code == codeBusy }); i >= 0 {
+		found[i].Severity = Bad // what was not seen is not ok
+		return v, nil
+	}
 	if rec != nil && !rec.Draining {
 		out, err := lookOut(ctx, rec.Backend)
 		if err != nil {
@@ -75,10 +82,15 @@ func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	defer h.settled(ctx, s)()
+	release, busy := h.settled(ctx, s)
+	defer release()
 	rec, err := s.load()
 	if err != nil {
 		return nil, nil, err
+	}
+	if busy {
+		return rec, []Finding{finding(Warn, codeBusy, "look again when it has ended",
+			"another instance is changing this network namespace: what is there is only half of something")}, nil
 	}
 	all, err := h.survey(ctx)
 	if err != nil {
@@ -87,6 +99,11 @@ func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
 	found := []Finding{}
 	if rec != nil && rec.Unfinished {
 		found = append(found, finding(Bad, "cut-short", "apply again, or revert", "an apply has begun, and did not come to its end"))
+	}
+	if rec != nil && rec.Pending != nil && rec.Pending.over() && !rec.Unfinished {
+		p := rec.Pending
+		found = append(found, finding(Bad, "try-expired", "apply again for good, or revert",
+			"a change on trial was not confirmed until %s, and has not been taken back%s", p.Deadline.Format(time.TimeOnly), because(p.Failed)))
 	}
 	gone := rec != nil
 	for _, one := range all {
@@ -130,10 +147,6 @@ func (h *Host) compare(rec *record, have rules.Ruleset) ([]Finding, error) {
 			hint = "remove that rule, or let it jump elsewhere"
 		}
 		fs = append(fs, finding(Bad, string(d.Fault), hint, "%s", d))
-	}
-	if p := rec.Pending; p != nil && p.over() {
-		fs = append(fs, finding(Bad, "try-expired", "apply again for good, or revert",
-			"a change on trial was not confirmed until %s, and has not been taken back%s", p.Deadline.Format(time.TimeOnly), because(p.Failed)))
 	}
 	if rec.Draining {
 		return fs, nil // settings have been given back

@@ -43,7 +43,6 @@ type Earlier struct {
 	Warmup float64 `json:"warmup_seconds"`
 	// families are those that conntrack does not watch yet.
 	families []rules.Family
-	sockets  []kernel.Socket
 }
 
 // The warm-up that is used if none is asked for. Connections of this host are
@@ -88,17 +87,18 @@ func (h *Host) connections(ctx context.Context, p *plan, o Order) (Earlier, erro
 		none := 0
 		c.Routed = &none
 	}
-	sockets, err := kernel.LocalConnections(ctx)
-	if err != nil {
-		return c, err
-	}
-	for _, s := range sockets {
-		if slices.Contains(c.families, rules.FamilyOf(s.Local.Addr())) {
-			c.sockets = append(c.sockets, s)
-		}
-	}
-	c.Local = len(c.sockets)
-	return c, nil
+	sockets, err := localConnections(ctx, c.families)
+	c.Local = len(sockets)
+	return c, err
+}
+
+// localConnections lists the connections of this host of the given families. In
+// others nobody would ever take an entry away again.
+func localConnections(ctx context.Context, families []rules.Family) ([]kernel.Socket, error) {
+	all, err := kernel.LocalConnections(ctx)
+	return slices.DeleteFunc(all, func(s kernel.Socket) bool {
+		return !slices.Contains(families, rules.FamilyOf(s.Local.Addr()))
+	}), err
 }
 
 // Codes returns the codes of the findings that tell what is at risk, which
@@ -160,7 +160,7 @@ func (h *Host) warmUp(ctx context.Context, s store, p *plan, u *undo, retreat fu
 		return nil, err
 	}
 	// Those that said nothing: what is active has been taken up by now.
-	found, err := carry(ctx)
+	found, err := carry(ctx, p.earlier.families)
 	if err != nil {
 		return nil, err
 	}
@@ -203,8 +203,8 @@ func (h *Host) watch(ctx context.Context, p *plan) error {
 }
 
 // carry tells conntrack of the connections of this host that it does not know.
-func carry(ctx context.Context) ([]Finding, error) {
-	sockets, err := kernel.LocalConnections(ctx)
+func carry(ctx context.Context, families []rules.Family) ([]Finding, error) {
+	sockets, err := localConnections(ctx, families)
 	if err == nil {
 		_, err = kernel.Carry(ctx, sockets)
 	}

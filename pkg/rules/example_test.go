@@ -39,6 +39,7 @@ func ExamplePolicy_Rules() {
 	// -t mangle -A SYNPROXYCTL_FWD -d 192.0.2.42/32 -i eth0 -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID -j DROP
 	// -t mangle -A SYNPROXYCTL_OUT -d 192.0.2.42/32 -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK ACK -m addrtype ! --src-type LOCAL -m owner ! --socket-exists -j DROP
 	// -t filter -A SYNPROXYCTL_OUT -d 192.0.2.42/32 -p tcp -m tcp --dport 443 -m addrtype ! --src-type LOCAL -m owner ! --socket-exists -j ACCEPT
+	// -t filter -A SYNPROXYCTL_OUT -s 192.0.2.42/32 -p tcp -m tcp --sport 443 -m owner ! --socket-exists -j ACCEPT
 	// -t filter -A SYNPROXYCTL_ANCHOR -p tcp -j SYNPROXY
 }
 

@@ -126,6 +126,9 @@ func (b *builder) judged(s Service) {
 		b.add(NAT, chainOut, DNAT{s.To}, append([]Match{to, TCP{DstPort: port}}, proxied...)...)
 	}
 	b.add(Filter, chainOut, Accept, append(s.really(), proxied...)...)
+	// To its clients go the SYN+ACK and the ACK that opens the window, which no
+	// host that lets go only what is its own, or NEW, would let go.
+	b.add(Filter, chainOut, Accept, Source{Prefix: s.Destination}, TCP{SrcPort: port}, Socket{Not: true})
 }
 
 // really matches packets of connections to the service behind a translation of
@@ -162,8 +165,8 @@ func ingress(s Service) []InInterface {
 
 // answers handles the proxy's SYN+ACK to an untracked SYN. It must not meet the
 // conntrack entry that an earlier connection from the same port left behind,
-// whose sequence adjustment would spoil the cookie; and OUTPUT must let it go.
-// (That to a tracked SYN belongs to the connection which the SYN began.)
+// whose sequence adjustment would spoil the cookie. (That to a tracked SYN
+// belongs to the connection which the SYN began.)
 func (b *builder) answers(s Service) {
 	from := Source{Prefix: s.Destination}
 	synAck := TCP{SrcPort: s.Port, Mask: handshake, Set: SYN | ACK}
@@ -175,7 +178,6 @@ func (b *builder) answers(s Service) {
 		matches = append(matches, windowZero(b.family))
 	}
 	b.add(Raw, chainOut, Notrack{}, matches...)
-	b.add(Filter, chainOut, Accept, from, synAck, CTState{Invalid | Untracked})
 }
 
 // windowZero matches TCP segments with window 0 that follow an IP header without
