@@ -218,8 +218,10 @@ func TestOneCapability(t *testing.T) {
 	_, somebody := ordinary(t)
 	web := server + ":80"
 	have := func(set string) {
-		s.prefix = slices.Concat(somebody, []string{"--bounding-set", set, "--inh-caps", set, "--ambient-caps", set,
-			"sh", "-c", `shift; exec /run/bin/synproxyctl "$@"`, "sh"})
+		s.prefix = slices.Concat(somebody, []string{
+			"--bounding-set", set, "--inh-caps", set, "--ambient-caps", set,
+			"sh", "-c", `shift; exec /run/bin/synproxyctl "$@"`, "sh",
+		})
 	}
 	s.take(standings(t)[1])
 	for set, missing := range map[string]string{"-all,+net_admin": "CAP_NET_RAW", "-all,+net_raw": "CAP_NET_ADMIN"} {

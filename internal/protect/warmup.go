@@ -123,9 +123,12 @@ func (c Earlier) findings() []Finding {
 	}
 	if c.Routed == nil {
 		hint := "give them more time with --warmup, or ask the servers behind how many are open and idle"
+		lost := "those that say nothing for the " + time.Duration(c.Warmup*float64(time.Second)).String() + " of the warm-up"
+		if c.Warmup == 0 {
+			lost = "without a warm-up all of them"
+		}
 		fs = append(fs, finding(Warn, "connections-unknown", hint,
-			"conntrack was not watching: how many connections to the services pass through this host is not known; those that say nothing for the %v of the warm-up will be reset or time out",
-			time.Duration(c.Warmup*float64(time.Second))))
+			"conntrack was not watching: how many connections to the services pass through this host is not known; %s will be reset or time out", lost))
 	}
 	return fs
 }
