@@ -238,7 +238,7 @@ var strangers = []string{
 	"-p tcp -m tcp ! --dport 80 -j ACCEPT",
 	"-p tcp -m tcp --dport 80:90 -j ACCEPT",
 	"-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -j ACCEPT",
-	"-m conntrack --ctstate DNAT -j ACCEPT",
+	"-m conntrack --ctstate SNAT -j ACCEPT",
 	"-m conntrack ! --ctstate NEW -j ACCEPT",
 	"-m conntrack --ctstate NEW --ctproto 6 -j ACCEPT",
 	"-m connmark --mark 0x1 -j ACCEPT",

@@ -481,6 +481,7 @@ func TestUnseenRules(t *testing.T) {
 	fw := topo.Firewall
 	apply := append([]string{"apply", lab.ServerV4.String() + ":80"}, explicit...)
 	mustDo(t, fw, 0, append(apply, "--backend", rules.NFT)...)
+	run(t, fw, "iptables-nft", "-P", "FORWARD", "ACCEPT") // which makes the chain
 	run(t, fw, "nft", "add", "rule", "ip", "filter", "FORWARD", "ct", "mark", "1", "drop")
 	before := dump(t, fw) + recordOf(t)
 	mustDo(t, fw, 5, "revert")
