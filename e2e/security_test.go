@@ -152,10 +152,7 @@ func life(t *testing.T, s *stage, topo *lab.Topology, backend string, web, other
 	works := func(server netip.AddrPort, mode lab.Mode) {
 		t.Helper()
 		n := passed()
-		// How long it takes is not the question here.
-		if res := load(t, topo.Client, server, lab.LoadConfig{Connections: 5, Mode: mode}); res.OK != 5 {
-			t.Errorf("%s: %v", server, res)
-		}
+		allGood(t, topo.Client, server, lab.LoadConfig{Connections: 5, Mode: mode})
 		if n = passed() - n; n != 5 {
 			t.Errorf("%v connections of 5 to %s passed the proxy", n, server)
 		}

@@ -89,10 +89,17 @@ func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 	l := s.newLock()
 	// At once first: with a short timeout the other way may not try at all.
 	ok, err := l.TryLock()
+	wait := h.LockTimeout
 	if err == nil && !ok {
-		// Whoever only looks holds it for a moment.
+		// Whoever only looks shares it, for a moment, and is no reason to give up.
 		const look = 300 * time.Millisecond
-		waitCtx, cancel := context.WithTimeout(ctx, max(h.LockTimeout, look))
+		if shared, rerr := l.TryRLock(); rerr == nil && shared {
+			_ = l.Unlock() // taken anew below
+			wait = max(wait, look)
+		}
+	}
+	if err == nil && !ok && wait > 0 {
+		waitCtx, cancel := context.WithTimeout(ctx, wait)
 		defer cancel()
 		const poll = 20 * time.Millisecond
 		ok, err = l.TryLockContext(waitCtx, poll)
