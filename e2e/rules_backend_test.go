@@ -141,7 +141,7 @@ func TestRandomPlans(t *testing.T) {
 		base, before := b.baseChains(t), rulesOf(t, host)
 		for round := range uint64(30) {
 			g := rand.New(rand.NewPCG(round, 7))
-			want := randomPolicy(g).Ruleset()
+			want := randomPolicy(g).Ruleset(b.Name())
 			have := b.list(t)
 			b.goTo(t, want)
 			if ds := rules.Compare(b.list(t), want); len(ds) > 0 {
@@ -194,7 +194,7 @@ func TestStepThatFails(t *testing.T) {
 	service := rules.Service{Destination: netip.MustParsePrefix("192.0.2.1/32"), Port: 80, Hook: rules.Forward}
 	policy := rules.Policy{Services: []rules.Service{service}}
 	eachBackend(t, func(t *testing.T, host *lab.Host, b backendOn) {
-		b.goTo(t, policy.Ruleset())
+		b.goTo(t, policy.Ruleset(b.Name()))
 		planned := rules.Plan(b.list(t), rules.Ruleset{})
 		for _, spoil := range []struct {
 			what string

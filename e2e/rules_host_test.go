@@ -68,7 +68,7 @@ func TestChoose(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				backendOn{b, host}.goTo(t, onePolicy.Ruleset())
+				backendOn{b, host}.goTo(t, onePolicy.Ruleset(b.Name()))
 			}
 			nft, legacy := run(t, host, "nft", "list", "ruleset"), legacyTables(t, host)
 			name, reason, err := choose(t, host)
@@ -122,7 +122,7 @@ func TestPrune(t *testing.T) {
 				}
 				keep := on.baseChains(t)
 				if we {
-					on.goTo(t, onePolicy.Ruleset())
+					on.goTo(t, onePolicy.Ruleset(b.Name()))
 				}
 				for _, c := range tt.while {
 					run(t, host, strings.Fields(c)[0], strings.Fields(c)[1:]...)

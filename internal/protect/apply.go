@@ -144,7 +144,7 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	families := familiesOf(o.Services, p.old)
 	next := policyOf(o.Services)
 	next.Anchors, next.Window = families, rules.CanOpenWindow(ctx)
-	p.want, p.via = next.Ruleset(), p.old.policy().Close(next).Ruleset()
+	p.want, p.via = next.Ruleset(p.backend.Name()), p.old.policy().Close(next).Ruleset(p.backend.Name())
 	if err := conflicts(rules.Compare(p.have, p.want)); err != nil {
 		return nil, err
 	}

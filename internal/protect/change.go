@@ -152,7 +152,7 @@ func (h *Host) retreat(ctx context.Context, s store, p *plan, u *undo, before ke
 	if answered := err == nil && now.Since(before).SYNReceived > 0; answered {
 		closing := p.new.policy().Close(p.old.policy())
 		closing.Services = nil
-		if err := h.reach(ctx, p.backend, p.have.With(closing.Ruleset())); err != nil {
+		if err := h.reach(ctx, p.backend, p.have.With(closing.Ruleset(p.backend.Name()))); err != nil {
 			return err
 		}
 		if err := h.letCookiesLand(ctx, time.Now(), "going back"); err != nil {
@@ -161,7 +161,7 @@ func (h *Host) retreat(ctx context.Context, s store, p *plan, u *undo, before ke
 		alive, err := kernel.AliveProxied(ctx, nil)
 		if err != nil || alive > 0 {
 			// What is alive needs the anchor; a revert waits for its end.
-			back = p.have.With(rules.Policy{Anchors: p.new.Families}.Ruleset())
+			back = p.have.With(rules.Policy{Anchors: p.new.Families}.Ruleset(p.backend.Name()))
 			u.record = func() error { return s.put(p.keepAnchors()) }
 			if p.old == nil {
 				u.draining = max(alive, 1)

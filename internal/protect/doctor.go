@@ -85,7 +85,7 @@ func (h *Host) trial(ctx context.Context, b rules.Backend, policy rules.Policy) 
 			result <- fmt.Errorf("%w: %w", errNoTrial, err)
 			return
 		}
-		for _, step := range rules.Plan(rules.Ruleset{}, policy.Ruleset()) {
+		for _, step := range rules.Plan(rules.Ruleset{}, policy.Ruleset(b.Name())) {
 			if err := b.Apply(ctx, step); err != nil {
 				result <- err
 				return

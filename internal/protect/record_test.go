@@ -108,6 +108,6 @@ func FuzzParseRecord(f *testing.F) {
 		for _, s := range rec.Services {
 			_ = s.View()
 		}
-		_ = rec.policy().Ruleset()
+		_ = rec.policy().Ruleset(rec.Backend)
 	})
 }

@@ -163,15 +163,15 @@ func (h *Host) withdraw(ctx context.Context, s store, rec *record, r *Reverted) 
 // leaveAnchors takes everything away but the anchors of the record's backend,
 // and that only when they stand and the cookies in flight have landed.
 func (h *Host) leaveAnchors(ctx context.Context, ours []held, rec *record, u *undo) error {
-	closing := rules.Policy{Closing: policyOf(rec.Services).Services, Anchors: rec.Families}.Ruleset()
-	anchored := rules.Policy{Anchors: rec.Families}.Ruleset()
+	closing := rules.Policy{Closing: policyOf(rec.Services).Services, Anchors: rec.Families}
+	anchored := rules.Policy{Anchors: rec.Families}
 	closed := false
 	for _, o := range ours {
 		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return h.reach(ctx, o.backend, o.rules) })
-		if len(rules.Compare(o.rules, anchored)) == 0 {
+		if len(rules.Compare(o.rules, anchored.Ruleset(o.backend.Name()))) == 0 {
 			continue
 		}
-		if err := h.reach(ctx, o.backend, closing); err != nil {
+		if err := h.reach(ctx, o.backend, closing.Ruleset(o.backend.Name())); err != nil {
 			return fmt.Errorf("rules: %w", err)
 		}
 		closed = true
@@ -184,7 +184,7 @@ func (h *Host) leaveAnchors(ctx context.Context, ours []held, rec *record, u *un
 	for _, o := range ours {
 		want := rules.Ruleset{}
 		if o.backend.Name() == rec.Backend { // whose anchors stand by now
-			want = anchored
+			want = anchored.Ruleset(rec.Backend)
 		}
 		if err := h.reach(ctx, o.backend, want); err != nil {
 			return fmt.Errorf("rules: %w", err)

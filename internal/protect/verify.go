@@ -141,7 +141,7 @@ func leftOver(rec *record, backend string) Finding {
 func (h *Host) compare(rec *record, have rules.Ruleset) ([]Finding, error) {
 	const mend = "run synproxyctl apply again, and find out what changed it"
 	fs := []Finding{}
-	for _, d := range rules.Compare(have, rec.policy().Ruleset()) {
+	for _, d := range rules.Compare(have, rec.policy().Ruleset(rec.Backend)) {
 		hint := mend
 		if d.Fault == rules.ForeignJump {
 			hint = "remove that rule, or let it jump elsewhere"

@@ -153,7 +153,7 @@ func (h *Host) warmUp(ctx context.Context, s store, p *plan, u *undo, retreat fu
 	}
 	// Any rule with a conntrack match switches it on; the anchor does nothing else.
 	anchors := rules.Policy{Anchors: p.new.Families}
-	if err := h.reach(ctx, p.backend, p.have.With(anchors.Ruleset())); err != nil {
+	if err := h.reach(ctx, p.backend, p.have.With(anchors.Ruleset(p.backend.Name()))); err != nil {
 		return nil, fmt.Errorf("rules: %w", err)
 	}
 	if err := h.step(ctx, "conntrack"); err != nil {

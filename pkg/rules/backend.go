@@ -38,8 +38,9 @@ type Base interface {
 
 // The names of the backends.
 const (
-	NFT    = "iptables-nft"
-	Legacy = "iptables-legacy"
+	NFT      = "iptables-nft"
+	Legacy   = "iptables-legacy"
+	NFTables = "nftables"
 )
 
 // Find returns the backend of that name. Its error wraps [ErrUnsupported] if the
@@ -48,8 +49,10 @@ func Find(name string) (Backend, error) {
 	switch name {
 	case NFT, Legacy:
 		return findXtables(name)
+	case NFTables:
+		return findNFTables()
 	}
-	return nil, fmt.Errorf("backend %q: neither %s nor %s", name, NFT, Legacy)
+	return nil, fmt.Errorf("backend %q: none of %s, %s and %s", name, NFT, Legacy, NFTables)
 }
 
 // FindAll returns the backends that this host has, in the order of preference.

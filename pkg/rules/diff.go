@@ -83,6 +83,11 @@ const (
 	JumpExtra     Fault = "jump-extra"
 	ForeignJump   Fault = "foreign-jump"
 	ChainLeftOver Fault = "chain-left-over"
+	SetMissing    Fault = "set-missing"
+	SetLeftOver   Fault = "set-left-over"
+	SetForeign    Fault = "set-foreign" // our name, but nothing that this package makes
+	MemberMissing Fault = "member-missing"
+	MemberExtra   Fault = "member-extra"
 )
 
 // Difference is one way in which the kernel's rules are not as they should be.
@@ -90,6 +95,10 @@ type Difference struct {
 	Fault    Fault
 	Rule     Rule // what is missing, extra, misplaced; for a chain, only where it is
 	Position int  // where it stands in its chain, from 1; 0: nowhere, or it does not matter
+	// Of a set: its name, how many members it is about, and the first of them.
+	Set    string
+	Count  int
+	Member Member
 }
 
 // String tells the difference to people.
@@ -113,7 +122,24 @@ func (d Difference) String() string {
 	case ChainLeftOver:
 		return where + ": chain is left over"
 	}
-	return where
+	return d.ofSet()
+}
+
+func (d Difference) ofSet() string {
+	set := fmt.Sprintf("%s set %s", d.Rule.Family, d.Set)
+	switch d.Fault {
+	case SetMissing:
+		return set + " is missing"
+	case SetLeftOver:
+		return set + " is left over"
+	case SetForeign:
+		return set + " is of a type that synproxyctl does not make"
+	}
+	verb := map[Fault]string{MemberMissing: "is missing", MemberExtra: "is not ours"}[d.Fault]
+	if d.Count > 1 {
+		return fmt.Sprintf("%s: member %s %s (and %d more)", set, d.Member, verb, d.Count-1)
+	}
+	return fmt.Sprintf("%s: member %s %s", set, d.Member, verb)
 }
 
 // Compare returns how the first rule set differs from the second, which is the
@@ -125,7 +151,7 @@ func Compare(have, want Ruleset) []Difference {
 	}
 	for _, id := range sortedIDs(have.jumps) {
 		if _, ok := want.jumps[id]; !ok {
-			ds = append(ds, Difference{JumpExtra, id.jump(), have.jumps[id][0]})
+			ds = append(ds, Difference{Fault: JumpExtra, Rule: id.jump(), Position: have.jumps[id][0]})
 		}
 	}
 	for _, id := range sortedIDs(want.chains) {
@@ -133,11 +159,12 @@ func Compare(have, want Ruleset) []Difference {
 	}
 	for _, id := range sortedIDs(have.chains) {
 		if _, ok := want.chains[id]; !ok {
-			ds = append(ds, Difference{ChainLeftOver, Rule{Family: id.family, Table: id.table, Chain: id.name}, 0})
+			ds = append(ds, Difference{Fault: ChainLeftOver, Rule: Rule{Family: id.family, Table: id.table, Chain: id.name}, Position: 0})
 		}
 	}
+	ds = append(ds, compareSets(have, want)...)
 	for _, r := range have.foreign {
-		ds = append(ds, Difference{ForeignJump, r, 0})
+		ds = append(ds, Difference{Fault: ForeignJump, Rule: r, Position: 0})
 	}
 	return ds
 }
@@ -145,11 +172,11 @@ func Compare(have, want Ruleset) []Difference {
 func (id chainID) compareJumps(at []int) []Difference {
 	switch {
 	case len(at) == 0:
-		return []Difference{{JumpMissing, id.jump(), 0}}
+		return []Difference{{Fault: JumpMissing, Rule: id.jump(), Position: 0}}
 	case at[0] != 1:
-		return []Difference{{JumpNotFirst, id.jump(), at[0]}}
+		return []Difference{{Fault: JumpNotFirst, Rule: id.jump(), Position: at[0]}}
 	case len(at) > 1:
-		return []Difference{{JumpExtra, id.jump(), at[1]}}
+		return []Difference{{Fault: JumpExtra, Rule: id.jump(), Position: at[1]}}
 	}
 	return nil
 }
@@ -157,13 +184,13 @@ func (id chainID) compareJumps(at []int) []Difference {
 func compareChain(have, want []Rule) []Difference {
 	var ds []Difference
 	for _, i := range surplus(want, have) {
-		ds = append(ds, Difference{RuleMissing, want[i], 0})
+		ds = append(ds, Difference{Fault: RuleMissing, Rule: want[i], Position: 0})
 	}
 	for _, i := range surplus(have, want) {
-		ds = append(ds, Difference{RuleExtra, have[i], i + 1})
+		ds = append(ds, Difference{Fault: RuleExtra, Rule: have[i], Position: i + 1})
 	}
 	if ds == nil && !slices.Equal(texts(have), texts(want)) {
-		ds = append(ds, Difference{RuleOrder, Rule{Family: want[0].Family, Table: want[0].Table, Chain: want[0].Chain}, 0})
+		ds = append(ds, Difference{Fault: RuleOrder, Rule: Rule{Family: want[0].Family, Table: want[0].Table, Chain: want[0].Chain}, Position: 0})
 	}
 	return ds
 }

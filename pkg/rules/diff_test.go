@@ -174,7 +174,7 @@ func TestPlanTouchesOnlyTheDifference(t *testing.T) {
 		return Policy{Services: change(services)}
 	}
 	all := list(func(s []Service) []Service { return s })
-	each := len(all.Ruleset().Rules()) - len(all.Ruleset().jumps) - 1 // less the anchor
+	each := len(all.Ruleset(NFT).Rules()) - len(all.Ruleset(NFT).jumps) - 1 // less the anchor
 	each /= len(all.Services)
 	for name, tt := range map[string]struct {
 		want          Policy
@@ -189,7 +189,7 @@ func TestPlanTouchesOnlyTheDifference(t *testing.T) {
 		"other order":     {list(func(s []Service) []Service { s[0], s[1] = s[1], s[0]; return s }), each, each},
 	} {
 		count := map[Action]int{}
-		for _, s := range Plan(all.Ruleset(), tt.want.Ruleset()) {
+		for _, s := range Plan(all.Ruleset(NFT), tt.want.Ruleset(NFT)) {
 			for _, c := range s.Changes {
 				count[c.Action]++
 			}

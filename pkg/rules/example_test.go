@@ -26,7 +26,7 @@ func ExamplePolicy_Rules() {
 		fmt.Println(err)
 		return
 	}
-	for _, r := range policy.Rules() {
+	for _, r := range policy.Rules(rules.NFT) {
 		fmt.Println("-t", r.Table, "-A", r.Chain, r)
 	}
 	// Output:
@@ -46,8 +46,8 @@ func ExamplePolicy_Rules() {
 // From one policy to the next: the new rule is there before the old one goes,
 // and all other rules stay untouched.
 func ExamplePlan() {
-	have := rules.Policy{Services: []rules.Service{web(1460)}}.Ruleset()
-	want := rules.Policy{Services: []rules.Service{web(1400)}}.Ruleset()
+	have := rules.Policy{Services: []rules.Service{web(1460)}}.Ruleset(rules.NFT)
+	want := rules.Policy{Services: []rules.Service{web(1400)}}.Ruleset(rules.NFT)
 	for _, step := range rules.Plan(have, want) {
 		fmt.Print(step.Family, " ", step.Script())
 	}

@@ -59,6 +59,14 @@ type Original struct {
 	Port        uint16 // 1 to 65535
 }
 
+// Members matches packets whose destination address and port, or with Source
+// those that they come from, are in a [Set]. With Count the set counts them.
+type Members struct {
+	Set    string
+	Source bool
+	Count  bool
+}
+
 // SourceType matches packets whose source is, or with Not is not, an address of
 // this machine (addrtype --src-type LOCAL).
 type SourceType struct {
@@ -201,6 +209,18 @@ func (m Original) args() []string {
 	}
 }
 
+func (m Members) args() []string {
+	which := "dst,dst"
+	if m.Source {
+		which = "src,src"
+	}
+	args := []string{"-m", "set", "--match-set", m.Set, which}
+	if !m.Count {
+		args = append(args, "!", "--update-counters")
+	}
+	return args
+}
+
 // hostOr writes a prefix, and one address without its length, as iptables-save
 // does in some matches.
 func hostOr(p netip.Prefix) string {
@@ -235,8 +255,9 @@ func (TCP) rank() int             { return 3 }
 func (CTState) rank() int         { return 4 }
 func (Translated) rank() int      { return 5 }
 func (Original) rank() int        { return 6 }
-func (SourceType) rank() int      { return 7 }
-func (DestinationType) rank() int { return 8 }
-func (Socket) rank() int          { return 9 }
-func (U32) rank() int             { return 10 }
-func (Comment) rank() int         { return 11 }
+func (Members) rank() int         { return 7 }
+func (SourceType) rank() int      { return 8 }
+func (DestinationType) rank() int { return 9 }
+func (Socket) rank() int          { return 10 }
+func (U32) rank() int             { return 11 }
+func (Comment) rank() int         { return 12 }

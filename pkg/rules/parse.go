@@ -223,6 +223,8 @@ func (p *parser) extension() error {
 			return err
 		}
 		return p.u32(value)
+	case "set":
+		return p.members()
 	case "comment":
 		value, err := p.value("--comment")
 		if err != nil {
@@ -240,6 +242,22 @@ func (p *parser) extension() error {
 func validComment(text string) bool {
 	control := func(r rune) bool { return r < ' ' || r == 0x7f }
 	return text != "" && len(text) <= 255 && !strings.ContainsFunc(text, control)
+}
+
+func (p *parser) members() error {
+	name, err := p.value("--match-set")
+	if err != nil || !strings.HasPrefix(name, SetPrefix) {
+		return errForeign
+	}
+	which, err := p.next()
+	if err != nil || which != "dst,dst" && which != "src,src" {
+		return errForeign
+	}
+	m := Members{Set: name, Source: which == "src,src", Count: true}
+	if len(p.words) > 1 && p.words[0] == "!" && p.words[1] == "--update-counters" {
+		m.Count, p.words = false, p.words[2:]
+	}
+	return p.match(m)
 }
 
 func (p *parser) addrType() error {

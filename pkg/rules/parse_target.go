@@ -53,6 +53,10 @@ func (p *parser) target() error {
 }
 
 func (p *parser) synproxy() error {
+	if len(p.words) == 2 && p.words[0] == "--map" { // ours, in comments of nft
+		p.rule.Target, p.words = Lookup{p.words[1]}, nil
+		return nil
+	}
 	var o Options
 	for len(p.words) > 0 {
 		word, _ := p.next()

@@ -23,21 +23,32 @@ type Change struct {
 	pos    int // position in our chain at that moment, from 1; unused for jumps
 }
 
-// Step is a transaction of one table: the kernel takes all of it or nothing.
+// Sets is not a table of xtables: it stands for the sets that rules look into.
+const Sets Table = "set"
+
+// Step is a transaction of one table, of the sets of a family, or for nftables
+// of everything: the kernel takes all of it or nothing.
 type Step struct {
-	Family  Family
-	Table   Table
+	Family  Family // empty for nftables, which changes both at once
+	Table   Table  // empty for nftables
 	Changes []Change
+	Sets    []SetChange
 	create  []string          // chains to make first
 	refill  map[string][]Rule // chains that change so much that they are written anew, with all their rules
 	destroy []string          // chains to remove last
+	have    Ruleset           // for nftables
+	want    Ruleset
 }
 
 // Plan returns the steps that lead from one rule set to another, in an order in
 // which no state between two steps harms a packet: what answers and accepts
 // comes before what diverts (raw), and goes after it; what is new comes before
-// what is old goes. Equal sets give no steps.
+// what is old goes. A set is there as long as a rule looks into it. Equal rule
+// sets give no steps.
 func Plan(have, want Ruleset) []Step {
+	if have.native || want.native {
+		return planNative(have, want)
+	}
 	both := union(have, want)
 	now := have
 	var steps []Step
@@ -49,6 +60,7 @@ func Plan(have, want Ruleset) []Step {
 		}
 	}
 	others := otherTables(both)
+	to(both, Sets)
 	for _, t := range others {
 		to(both, t)
 	}
@@ -57,6 +69,7 @@ func Plan(have, want Ruleset) []Step {
 	for _, t := range slices.Backward(others) {
 		to(want, t)
 	}
+	to(want, Sets)
 	return steps
 }
 
@@ -82,6 +95,10 @@ const maxEdits = 256
 // transaction returns the change of one table.
 func transaction(f Family, t Table, have, want Ruleset) Step {
 	s := Step{Family: f, Table: t, refill: map[string][]Rule{}}
+	if t == Sets {
+		s.Sets = setChanges(have, want, func(id setID) bool { return id.family == f })
+		return s
+	}
 	mine := func(id chainID) bool { return id.family == f && id.table == t }
 	for _, id := range sortedIDs(have.jumps) {
 		if w, ok := want.jumps[id]; mine(id) && (!ok || !slices.Equal(have.jumps[id], w)) {
@@ -117,7 +134,21 @@ func transaction(f Family, t Table, have, want Ruleset) Step {
 	return s
 }
 
-func (s Step) empty() bool { return len(s.Changes) == 0 && len(s.create) == 0 && len(s.destroy) == 0 }
+// planNative returns the one step between rule sets of nftables.
+func planNative(have, want Ruleset) []Step {
+	s := Step{have: have, want: want, Sets: setChanges(have, want, func(setID) bool { return true })}
+	for _, id := range sortedIDs(union(have, want).chains) {
+		s.Changes = append(s.Changes, edit(have.chains[id], want.chains[id])...)
+	}
+	if s.empty() && len(have.chains) == len(want.chains) {
+		return nil
+	}
+	return []Step{s}
+}
+
+func (s Step) empty() bool {
+	return len(s.Changes) == 0 && len(s.create) == 0 && len(s.destroy) == 0 && len(s.Sets) == 0
+}
 
 // edit returns the changes that turn one list of rules into another, leaving
 // alone what is common, so that its counters live on.

@@ -19,7 +19,7 @@ func TestPlanRandom(t *testing.T) {
 			g := generator{rand.New(rand.NewPCG(seed, 2))}
 			k := newKernel()
 			g.strangers(k)
-			for _, s := range Plan(Ruleset{}, g.policy().Ruleset()) {
+			for _, s := range Plan(Ruleset{}, g.policy().Ruleset(NFT)) {
 				k.apply(t, s)
 			}
 			if seed%4 != 0 {
@@ -27,7 +27,7 @@ func TestPlanRandom(t *testing.T) {
 					g.spoil(k)
 				}
 			}
-			checkPlan(t, k, g.policy().Ruleset())
+			checkPlan(t, k, g.policy().Ruleset(NFT))
 		})
 	}
 }
@@ -270,7 +270,7 @@ func TestPlanManyChanges(t *testing.T) {
 			s.First = first
 			p.Services = append(p.Services, s)
 		}
-		return p.Ruleset()
+		return p.Ruleset(NFT)
 	}
 	k := newKernel()
 	for _, want := range []Ruleset{many(FirstServer, 300), many(FirstClient, 300), many(FirstClient, 5), {}} {

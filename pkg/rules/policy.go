@@ -20,48 +20,92 @@ const (
 // handshake are the flags that tell the steps of a handshake apart.
 const handshake = FIN | SYN | RST | ACK
 
-// Rules returns the rules that protect the policy's services, in the order in
-// which they must stand in their chains, the jumps in the built-in chains among
-// them. It is a pure function, and equal policies give equal rules. The policy
-// must be valid.
+// Rules returns the rules that protect the policy's services by the named
+// backend, in the order in which they must stand in their chains, the jumps in
+// the built-in chains among them. It is a pure function, and equal policies give
+// equal rules. The policy must be valid, and the backend one of this package.
 //
 // The ACK that brings a cookie back is judged in the mangle table, ahead of the
 // host's own filters, which would drop it as INVALID. SYNs are answered in the
 // security table, behind them, so that whom they deny stays out.
-func (p Policy) Rules() []Rule {
+func (p Policy) Rules(backend string) []Rule {
+	rules, _ := p.build(layouts[backend])
+	return rules
+}
+
+// build returns the rules and the sets that they look into.
+func (p Policy) build(l layout) ([]Rule, []Set) {
 	var rules []Rule
+	var sets []Set
 	for _, family := range Families {
-		b := builder{family: family}
+		b := builder{family: family, native: l.native, named: map[string]bool{}}
 		anchored := slices.Contains(p.Anchors, family)
-		for _, s := range p.Services {
-			if s.Family() == family {
-				b.diverted(s)
-				b.judged(s)
-				anchored, b.answering = true, true
+		for _, g := range p.groups(l, family) {
+			services := p.Services
+			if g.closing {
+				services = p.Closing
+			} else {
+				b.diverted(g)
+				b.answering = true
 			}
+			b.judged(g)
+			b.translated(g, services)
+			more := g.sets(services)
+			sets, anchored = append(sets, more...), true
+			b.objects(more)
 		}
-		for _, s := range p.Closing {
-			if s.Family() == family {
-				b.judged(s)
-				anchored = true
-			}
-		}
-		if p.Window && b.answering {
+		if (p.Window || l.native) && b.answering {
 			b.rules = append(b.rules, Rule{Family: family, Table: Window, Chain: chainWindow, Foreign: windowText})
 		}
 		if anchored {
 			b.add(anchorTable, chainAnchor, SYNPROXY{}, TCP{})
 		}
-		rules = append(rules, b.jumps()...)
+		if l.native {
+			b.spareSockets()
+		} else {
+			rules = append(rules, b.jumps()...)
+		}
 		rules = append(rules, b.rules...)
 	}
-	return rules
+	return rules, sets
+}
+
+// sets returns what the rules of the group look into.
+func (g group) sets(services []Service) []Set {
+	if g.set == "" {
+		return nil
+	}
+	s := Set{Family: g.like.Family(), Name: g.set, Networks: !g.like.Destination.IsSingleIP(), Counted: !g.layout.native, Mapped: g.layout.native && !g.closing}
+	s.Members = make([]Member, len(g.services))
+	names := map[optionKey]string{}
+	for i, at := range g.services {
+		m := Member{Prefix: services[at].Destination, Port: services[at].Port}
+		if s.Mapped {
+			key := services[at].Options.key()
+			if names[key] == "" {
+				names[key] = services[at].Options.Name()
+			}
+			m.Object = names[key]
+		}
+		s.Members[i] = m
+	}
+	s.normalize()
+	if !s.Mapped {
+		return []Set{s}
+	}
+	counted := Set{Family: s.Family, Name: s.Name + countedSuffix, Networks: s.Networks, Counted: true, Members: slices.Clone(s.Members)}
+	for i := range counted.Members {
+		counted.Members[i].Object = ""
+	}
+	return []Set{s, counted}
 }
 
 // builder collects the rules of one family.
 type builder struct {
 	family    Family
 	rules     []Rule
+	native    bool
+	named     map[string]bool // objects that are among the rules
 	answering bool // there is a service whose SYNs are answered
 }
 
@@ -71,18 +115,53 @@ func (b *builder) add(table Table, chain string, target Target, matches ...Match
 	b.rules = append(b.rules, r)
 }
 
-// entrance returns the chain that packets to the service meet.
-func (s Service) entrance() string {
-	if s.Hook == Input {
+// unowned matches what belongs to no socket; native chains let the rest go at
+// their begin.
+func (b *builder) unowned() []Match {
+	if b.native {
+		return nil
+	}
+	return []Match{Socket{Not: true}}
+}
+
+// spareSockets makes chains of OUTPUT begin with a rule that lets go whatever
+// belongs to a socket: to match that nothing owns a packet, nft has no word.
+func (b *builder) spareSockets() {
+	for _, h := range []hook{{table: Raw}, {table: Mangle}, {table: NAT}} {
+		i := slices.IndexFunc(b.rules, func(r Rule) bool { return r.Table == h.table && r.Chain == chainOut })
+		if i >= 0 {
+			b.rules = slices.Insert(b.rules, i, Rule{Family: b.family, Table: h.table, Chain: chainOut, Matches: []Match{Socket{}}, Target: Accept})
+		}
+	}
+}
+
+// objects adds what the members of maps lead to.
+func (b *builder) objects(sets []Set) {
+	for _, s := range sets {
+		for _, m := range s.Members {
+			if m.Object == "" || b.named[m.Object] {
+				continue
+			}
+			if o, err := optionsNamed(m.Object); err == nil {
+				b.rules = append(b.rules, Rule{Family: b.family, Table: Objects, Chain: m.Object, Target: SYNPROXY{o}})
+			}
+			b.named[m.Object] = true
+		}
+	}
+}
+
+// entrance returns the chain that packets to the services meet.
+func (g group) entrance() string {
+	if g.like.Hook == Input {
 		return chainIn
 	}
 	return chainForward
 }
 
 // diverted answers the SYNs of clients.
-func (b *builder) diverted(s Service) {
-	to := Destination{Prefix: s.Destination}
-	syn := TCP{DstPort: s.Port, Mask: handshake, Set: SYN}
+func (b *builder) diverted(g group) {
+	s := g.like
+	syn := TCP{Mask: handshake, Set: SYN}
 	// A cookie for a server that is published under another address would not
 	// hold: its client sends the ACK to that address, where it is made for this.
 	//
@@ -94,50 +173,73 @@ func (b *builder) diverted(s Service) {
 		table, state = Mangle, []Match{CTState{Untracked}}
 	}
 	for _, in := range ingress(s) {
+		answer := g.counting
 		if s.mode() == ModeNotrack {
-			b.add(Raw, chainPre, Notrack{}, append([]Match{to, in, syn}, side(s)...)...)
+			b.add(Raw, chainPre, Notrack{}, slices.Concat(g.counting(syn), []Match{in}, side(s))...)
+			answer = g.to
 		}
-		b.add(table, s.entrance(), SYNPROXY{s.Options}, append([]Match{to, in, syn}, state...)...)
+		if _, found := g.proxy().(Lookup); found && s.mode() == ModeNotrack {
+			b.add(table, g.entrance(), g.proxy(), slices.Concat([]Match{syn, in}, state)...)
+			continue
+		}
+		b.add(table, g.entrance(), g.proxy(), slices.Concat(answer(syn), []Match{in}, state)...)
 	}
 	if s.mode() == ModeNotrack {
-		b.answers(s)
+		b.answers(g)
 	}
 }
 
 // judged handles what follows the answer to a SYN: the ACK that brings the
 // cookie back, and the connection that the proxy then opens to the backend.
-func (b *builder) judged(s Service) {
-	to, port := Destination{Prefix: s.Destination}, s.Port
+func (b *builder) judged(g group) {
+	s := g.like
 	for _, in := range ingress(s) {
-		ack := TCP{DstPort: port, Mask: handshake, Set: ACK}
 		// Without options: all that is needed is in the cookie
 		// (synproxy_recv_client_ack in net/netfilter/nf_synproxy_core.c, 6.18).
-		b.add(Mangle, s.entrance(), SYNPROXY{}, to, in, ack, CTState{Invalid})
-		b.add(Mangle, s.entrance(), Drop, to, in, TCP{DstPort: port}, CTState{Invalid})
+		ack := TCP{Mask: handshake, Set: ACK}
+		b.add(Mangle, g.entrance(), SYNPROXY{}, append(g.to(ack), in, CTState{Invalid})...)
+		b.add(Mangle, g.entrance(), Drop, append(g.to(TCP{}), in, CTState{Invalid})...)
+	}
+	b.thirdACK(g)
+	if g.layout.native {
+		return // to accept in a chain of our own saves from nobody else's drop
 	}
 	if s.Hook == Input {
 		// The proxied SYN of a local service comes in by lo with the client's
 		// address. Clients on this machine are left to the host's own rules.
-		b.add(Filter, chainIn, Accept, append(s.really(), InInterface{Name: "lo"}, SourceType{Not: true})...)
+		b.add(Filter, chainIn, Accept, append(g.really(), InInterface{Name: "lo"}, SourceType{Not: true})...)
 	}
-	b.thirdACK(s)
-	proxied := []Match{SourceType{Not: true}, Socket{Not: true}}
-	if s.To.IsValid() {
-		b.add(NAT, chainOut, DNAT{s.To}, append([]Match{to, TCP{DstPort: port}}, proxied...)...)
-	}
-	b.add(Filter, chainOut, Accept, append(s.really(), proxied...)...)
+	b.add(Filter, chainOut, Accept, append(g.really(), SourceType{Not: true}, Socket{Not: true})...)
 	// To its clients go the SYN+ACK and the ACK that opens the window, which no
 	// host that lets go only what is its own, or NEW, would let go.
-	b.add(Filter, chainOut, Accept, Source{Prefix: s.Destination}, TCP{SrcPort: port}, Socket{Not: true})
+	b.add(Filter, chainOut, Accept, append(g.from(TCP{}), Socket{Not: true})...)
 }
 
-// really matches packets of connections to the service behind a translation of
-// its address, which in the filter table has already happened.
-func (s Service) really() []Match {
-	if s.Translated() {
-		return []Match{TCP{}, Original{s.Destination, s.Port}}
+// translated leads the connections that the proxy opens to where the servers
+// really are. Only their first packets come here, after the cookie was good.
+func (b *builder) translated(g group, services []Service) {
+	if !g.like.Translated() {
+		return
 	}
-	return []Match{Destination{Prefix: s.Destination}, TCP{DstPort: s.Port}}
+	for _, at := range g.services {
+		if s := services[at]; s.To.IsValid() {
+			b.add(NAT, chainOut, DNAT{s.To}, append([]Match{Destination{Prefix: s.Destination}, TCP{DstPort: s.Port}, SourceType{Not: true}}, b.unowned()...)...)
+		}
+	}
+}
+
+// really matches packets of connections to the services behind a translation of
+// their addresses, which in the filter table has already happened.
+func (g group) really() []Match {
+	switch {
+	case !g.like.Translated():
+		return g.to(TCP{})
+	case g.set == "":
+		return []Match{TCP{}, Original{g.like.Destination, g.like.Port}}
+	}
+	// What has a client's source and no socket is the proxy's. No set knows the
+	// addresses of both sides of a translation.
+	return []Match{TCP{}, Translated{}}
 }
 
 // side keeps a prefix to the addresses that pass its hook. Of a routed network,
@@ -152,11 +254,11 @@ func side(s Service) []Match {
 
 // ingress returns the interface matches of a service, of which any one must
 // hold. Never lo: the proxied SYN itself comes in by it.
-func ingress(s Service) []InInterface {
+func ingress(s Service) []Match {
 	if len(s.Interfaces) == 0 {
-		return []InInterface{{Name: "lo", Not: true}}
+		return []Match{InInterface{Name: "lo", Not: true}}
 	}
-	var in []InInterface
+	var in []Match
 	for _, name := range s.Interfaces {
 		in = append(in, InInterface{Name: name})
 	}
@@ -167,11 +269,9 @@ func ingress(s Service) []InInterface {
 // conntrack entry that an earlier connection from the same port left behind,
 // whose sequence adjustment would spoil the cookie. (That to a tracked SYN
 // belongs to the connection which the SYN began.)
-func (b *builder) answers(s Service) {
-	from := Source{Prefix: s.Destination}
-	synAck := TCP{SrcPort: s.Port, Mask: handshake, Set: SYN | ACK}
-	matches := []Match{from, synAck, Socket{Not: true}}
-	if s.Hook == Input || !s.Destination.IsSingleIP() {
+func (b *builder) answers(g group) {
+	matches := append(g.from(TCP{Mask: handshake, Set: SYN | ACK}), b.unowned()...)
+	if b.native || g.like.Hook == Input || !g.like.Destination.IsSingleIP() {
 		// A local backend that sends SYN cookies attaches no socket to its
 		// SYN+ACK either (tcp_make_synack, net/ipv4/tcp_output.c), but only
 		// the proxy's has window 0.
@@ -194,11 +294,9 @@ func windowZero(f Family) U32 {
 // thirdACK repairs the ACK that the proxy sends to the backend: a packet of its
 // own with the client's address, which belongs to no socket. In mangle it still
 // has the address that the client used.
-func (b *builder) thirdACK(s Service) {
-	bare := []Match{
-		Destination{Prefix: s.Destination}, TCP{DstPort: s.Port, Mask: handshake, Set: ACK}, SourceType{Not: true}, Socket{Not: true},
-	}
-	switch s.ThirdACK() {
+func (b *builder) thirdACK(g group) {
+	bare := append(append(g.to(TCP{Mask: handshake, Set: ACK}), SourceType{Not: true}), b.unowned()...)
+	switch g.like.ThirdACK() {
 	case RepairStrip:
 		b.add(Mangle, chainOut, TCPOptStrip{[]uint8{KindTimestamps}}, bare...)
 	case RepairDrop:

@@ -68,7 +68,7 @@ func TestPolicyRulesGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			var b strings.Builder
-			for _, r := range p.Rules() {
+			for _, r := range p.Rules(NFT) {
 				fmt.Fprintf(&b, "%s %-6s -A %s %s\n", r.Family, r.Table, r.Chain, r)
 			}
 			path := filepath.Join("testdata", name+".golden")
@@ -91,7 +91,7 @@ func TestPolicyRulesGolden(t *testing.T) {
 // Each rule must come back from its text, or verify would call it missing.
 func TestPolicyRulesParse(t *testing.T) {
 	for name, p := range goldenPolicies() {
-		for _, want := range p.Rules() {
+		for _, want := range p.Rules(NFT) {
 			got, err := ParseRule(want.Family, want.Table, want.Chain, want.String())
 			if diff := cmp.Diff(want, got, compareTypes); err != nil || diff != "" {
 				t.Errorf("%s: %s: %v; -want +got:\n%s", name, want, err, diff)
@@ -103,7 +103,7 @@ func TestPolicyRulesParse(t *testing.T) {
 // Locally generated traffic comes in by lo, also the proxied SYN itself.
 func TestPolicyRulesNeverOnLoopback(t *testing.T) {
 	for name, p := range goldenPolicies() {
-		for _, r := range p.Rules() {
+		for _, r := range p.Rules(NFT) {
 			if _, jump := r.Target.(Jump); jump || r.Chain == chainOut || r.Chain == chainAnchor || r.Target == Accept {
 				continue
 			}
@@ -119,13 +119,13 @@ func TestPolicyRulesNeverOnLoopback(t *testing.T) {
 }
 
 func TestPolicyRulesNone(t *testing.T) {
-	if rs := (Policy{}).Rules(); len(rs) != 0 {
+	if rs := (Policy{}).Rules(NFT); len(rs) != 0 {
 		t.Errorf("no services, but rules: %v", rs)
 	}
-	if !(Policy{}).Ruleset().Empty() {
+	if !(Policy{}).Ruleset(NFT).Empty() {
 		t.Error("the rule set of no service is not empty")
 	}
-	if goldenPolicies()["prefix"].Ruleset().Empty() {
+	if goldenPolicies()["prefix"].Ruleset(NFT).Empty() {
 		t.Error("the rule set of a service is empty")
 	}
 }

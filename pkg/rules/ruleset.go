@@ -6,12 +6,16 @@ import (
 	"slices"
 )
 
-// Ruleset is what of the kernel's rules is ours: the chains that we made, and
-// the jumps to them in the built-in chains. The zero value is "nothing at all".
+// Ruleset is what of the kernel's rules is ours: the chains that we made, the
+// jumps to them in the built-in chains, and the sets that the rules look into. The zero value is "nothing at all".
 type Ruleset struct {
 	chains  map[chainID][]Rule
 	jumps   map[chainID][]int // by the chain jumped to, below its built-in chain: positions from 1
 	foreign []Rule            // rules of others that refer to our chains
+	sets    map[setID]Set
+	// native tells that all of it changes in one transaction: it is in tables of
+	// nft that are ours alone.
+	native bool
 }
 
 // chainID names one of our chains. For a jump, base is the built-in chain that
@@ -28,10 +32,21 @@ func (id chainID) compare(o chainID) int {
 		cmp.Compare(id.base, o.base), cmp.Compare(id.name, o.name))
 }
 
-// Ruleset returns what the kernel should hold for the policy.
-func (p Policy) Ruleset() Ruleset {
-	rs := Ruleset{chains: map[chainID][]Rule{}, jumps: map[chainID][]int{}}
-	for _, r := range p.Rules() {
+func newRuleset() Ruleset {
+	return Ruleset{chains: map[chainID][]Rule{}, jumps: map[chainID][]int{}, sets: map[setID]Set{}}
+}
+
+// Ruleset returns what the kernel should hold for the policy, by the named
+// backend.
+func (p Policy) Ruleset(backend string) Ruleset {
+	l := layouts[backend]
+	rs := newRuleset()
+	rs.native = l.native
+	all, sets := p.build(l)
+	for _, s := range sets {
+		rs.sets[setID{s.Family, s.Name}] = s
+	}
+	for _, r := range all {
 		if jump, ok := r.Target.(Jump); ok {
 			rs.jumps[chainID{r.Family, r.Table, r.Chain, jump.Chain}] = []int{1}
 			continue
@@ -44,7 +59,7 @@ func (p Policy) Ruleset() Ruleset {
 
 // Extract returns what is ours in the given dumps, at most one a family.
 func Extract(dumps ...Dump) Ruleset {
-	rs := Ruleset{chains: map[chainID][]Rule{}, jumps: map[chainID][]int{}}
+	rs := newRuleset()
 	for _, d := range dumps {
 		for _, c := range d.Chains {
 			if ours(c.Name) {
@@ -84,7 +99,7 @@ func refersToOurs(spec string) bool {
 }
 
 // Empty reports whether nothing of ours is there.
-func (rs Ruleset) Empty() bool { return len(rs.chains) == 0 && len(rs.jumps) == 0 }
+func (rs Ruleset) Empty() bool { return len(rs.chains) == 0 && len(rs.jumps) == 0 && len(rs.sets) == 0 }
 
 // Uses reports whether the set holds anything of a family.
 func (rs Ruleset) Uses(f Family) bool {
@@ -94,6 +109,11 @@ func (rs Ruleset) Uses(f Family) bool {
 		}
 	}
 	for id := range rs.jumps {
+		if id.family == f {
+			return true
+		}
+	}
+	for id := range rs.sets {
 		if id.family == f {
 			return true
 		}

@@ -193,7 +193,7 @@ func TestPolicyJSON(t *testing.T) {
 	if err := json.Unmarshal(text, &got); err != nil {
 		t.Fatal(err)
 	}
-	if want, have := fmt.Sprint(p.Rules()), fmt.Sprint(got.Rules()); want != have {
+	if want, have := fmt.Sprint(p.Rules(NFT)), fmt.Sprint(got.Rules(NFT)); want != have {
 		t.Errorf("the rules after reading %s are\n%s\nwant\n%s", text, have, want)
 	}
 }

@@ -38,6 +38,12 @@ type SYNPROXY struct {
 	Options Options
 }
 
+// Lookup is SYNPROXY with the options that a map of nft holds for the packet's
+// destination address and port. A packet that is not in it goes on.
+type Lookup struct {
+	Map string // the name of a [Set] whose members have objects
+}
+
 // DNAT sends a connection to another address and port (nat table only).
 type DNAT struct {
 	To netip.AddrPort
@@ -62,6 +68,8 @@ func (Notrack) args() []string   { return []string{"-j", "CT", "--notrack"} }
 func (t SYNPROXY) args() []string {
 	return append([]string{"-j", "SYNPROXY"}, t.Options.args()...)
 }
+
+func (t Lookup) args() []string { return []string{"-j", "SYNPROXY", "--map", t.Map} }
 
 func (t DNAT) args() []string { return []string{"-j", "DNAT", "--to-destination", t.To.String()} }
 

@@ -8,7 +8,9 @@ func (rs Ruleset) With(other Ruleset) Ruleset { return union(rs, other) }
 
 // union returns the set that holds all of want, and what have has beside it.
 func union(have, want Ruleset) Ruleset {
-	u := Ruleset{chains: map[chainID][]Rule{}, jumps: map[chainID][]int{}}
+	u := newRuleset()
+	u.native = have.native || want.native
+	u.sets = unionSets(have.sets, want.sets)
 	for id, rules := range want.chains {
 		u.chains[id] = merge(have.chains[id], rules)
 	}
@@ -60,7 +62,7 @@ func merge(have, want []Rule) []Rule {
 }
 
 // ofService reports whether a rule is of the kind that [Policy.Rules] makes:
-// one about a single address and port.
+// one about single addresses and ports.
 func ofService(r Rule) bool {
 	address, port := false, false
 	for _, m := range r.Matches {
@@ -69,7 +71,7 @@ func ofService(r Rule) bool {
 			address = address || !m.Not
 		case Destination:
 			address = address || !m.Not
-		case Original:
+		case Original, Members:
 			address, port = true, true
 		case TCP:
 			port = port || m.SrcPort != 0 || m.DstPort != 0

@@ -46,8 +46,11 @@ func prefix(f Family) string {
 func (x *xtables) Name() string { return x.name }
 
 func (x *xtables) Render(s Step) string {
-	if s.Table == Window {
+	switch s.Table {
+	case Window:
 		return x.renderWindow(s)
+	case Sets:
+		return renderSets(s)
 	}
 	return "# " + x.restore[s.Family] + " --noflush\n" + s.Script()
 }
@@ -62,6 +65,14 @@ func (x *xtables) List(ctx context.Context) (Ruleset, error) {
 		dumps = append(dumps, d)
 	}
 	rs := Extract(dumps...)
+	sets, err := dialIPSet()
+	if err != nil {
+		return Ruleset{}, err
+	}
+	defer sets.conn.Close()
+	if rs.sets, err = sets.list(ctx, layouts[x.name].sets); err != nil {
+		return Ruleset{}, err
+	}
 	return rs, x.listWindow(rs)
 }
 
@@ -117,8 +128,11 @@ func (x *xtables) Apply(ctx context.Context, s Step) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	if s.Table == Window {
+	switch s.Table {
+	case Window:
 		return x.applyWindow(s)
+	case Sets:
+		return applySets(s)
 	}
 	_, err := run(ctx, x.restore[s.Family], []byte(s.Script()), "--noflush", "--wait", lockWait)
 	var failed *ProgramError

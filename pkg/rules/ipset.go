@@ -1,0 +1,373 @@
+package rules
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The part of linux/netfilter/ipset/ip_set.h that is needed (Linux 6.18,
+// protocol 7, which kernels since 4.20 speak).
+const (
+	ipsetProtocol = 7
+
+	ipsetCreate  = 2
+	ipsetDestroy = 3
+	ipsetSwap    = 6
+	ipsetList    = 7
+	ipsetAdd     = 9
+	ipsetDel     = 10
+	ipsetType    = 13
+
+	ipsetAttrProtocol = 1
+	ipsetAttrName     = 2
+	ipsetAttrTypename = 3 // also the second name of a swap
+	ipsetAttrRevision = 4
+	ipsetAttrFamily   = 5
+	ipsetAttrFlags    = 6
+	ipsetAttrData     = 7
+	ipsetAttrADT      = 8
+	ipsetAttrLine     = 9
+
+	ipsetDataIP       = 1
+	ipsetDataCIDR     = 3
+	ipsetDataPort     = 4
+	ipsetDataProto    = 7
+	ipsetDataFlags    = 8
+	ipsetDataHashSize = 18
+	ipsetDataMaxElem  = 19
+
+	ipsetFlagListNames = 1 << 1 // IPSET_FLAG_LIST_SETNAME
+	ipsetFlagCounters  = 1 << 3 // IPSET_FLAG_WITH_COUNTERS, in the creation of a set
+	ipsetErrExist     = 4103   // IPSET_ERR_EXIST
+	ipsetErrBusy      = 4104   // IPSET_ERR_BUSY, since something uses the set
+	ipsetErrFull      = 4352   // IPSET_ERR_HASH_FULL
+)
+
+// maxMembers bounds a set; the kernel's own default is 65,536.
+const maxMembers = 1 << 20
+
+// ipsets is a connection to the kernel's sets in the network namespace of the
+// thread that made it.
+type ipsets struct{ conn *netlink.Conn }
+
+func dialIPSet() (ipsets, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return ipsets{}, fmt.Errorf("ipset: %w", err)
+	}
+	return ipsets{conn}, nil
+}
+
+func (s Set) typeName() string {
+	if s.Networks {
+		return "hash:net,port"
+	}
+	return "hash:ip,port"
+}
+
+func text(s string) []byte { return append([]byte(s), 0) }
+
+func be16(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
+
+func be32(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
+
+// message makes one of our requests.
+func (i ipsets) message(command int, flags netlink.HeaderFlags, f Family, attrs ...netlink.Attribute) (netlink.Message, error) {
+	attrs = append([]netlink.Attribute{{Type: ipsetAttrProtocol, Data: []byte{ipsetProtocol}}}, attrs...)
+	data, err := netlink.MarshalAttributes(attrs)
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_IPSET<<8 | command), Flags: netlink.Request | flags},
+		Data:   append(nfgenmsg(protocol(f), 0), data...),
+	}, err
+}
+
+func (i ipsets) do(command int, f Family, attrs ...netlink.Attribute) ([]netlink.Message, error) {
+	m, err := i.message(command, netlink.Acknowledge, f, attrs...)
+	if err != nil {
+		return nil, err
+	}
+	replies, err := i.conn.Execute(m)
+	return replies, ipsetError(err)
+}
+
+// ipsetError gives the errors of ipset, which no errno has, a text.
+func ipsetError(err error) error {
+	var code unix.Errno
+	if !errors.As(err, &code) {
+		return err
+	}
+	switch code {
+	case ipsetErrExist:
+		return fmt.Errorf("it exists already: %w", unix.EEXIST)
+	case ipsetErrBusy:
+		return fmt.Errorf("something uses it: %w", unix.EBUSY)
+	case ipsetErrFull:
+		return fmt.Errorf("the set is full: %w", unix.ENOSPC)
+	}
+	return err
+}
+
+// revision returns the newest form of a type that the kernel has.
+func (i ipsets) revision(typeName string, f Family) (uint8, error) {
+	replies, err := i.do(ipsetType, f, netlink.Attribute{Type: ipsetAttrTypename, Data: text(typeName)},
+		netlink.Attribute{Type: ipsetAttrFamily, Data: []byte{protocol(f)}})
+	if err != nil {
+		return 0, fmt.Errorf("%w: ipset type %s: %w", ErrUnsupported, typeName, err)
+	}
+	for _, m := range replies {
+		d, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
+		if err != nil {
+			return 0, err
+		}
+		for d.Next() {
+			if d.Type() == ipsetAttrRevision {
+				return d.Uint8(), nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("%w: ipset type %s: the kernel does not tell its revision", ErrUnsupported, typeName)
+}
+
+func (i ipsets) create(name string, s Set) error {
+	revision, err := i.revision(s.typeName(), s.Family)
+	if err != nil {
+		return err
+	}
+	const least, perBucket = 64, 4
+	size := max(least, 1<<bits.Len(uint(len(s.Members)/perBucket)))
+	data, err := netlink.MarshalAttributes([]netlink.Attribute{
+		{Type: ipsetDataHashSize | unix.NLA_F_NET_BYTEORDER, Data: be32(uint32(size))},
+		{Type: ipsetDataMaxElem | unix.NLA_F_NET_BYTEORDER, Data: be32(maxMembers)},
+		{Type: ipsetDataFlags | unix.NLA_F_NET_BYTEORDER, Data: be32(ipsetFlagCounters)},
+	})
+	if err != nil {
+		return err
+	}
+	m, err := i.message(ipsetCreate, netlink.Acknowledge|netlink.Create|netlink.Excl, s.Family,
+		netlink.Attribute{Type: ipsetAttrName, Data: text(name)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(s.typeName())},
+		netlink.Attribute{Type: ipsetAttrRevision, Data: []byte{revision}}, netlink.Attribute{Type: ipsetAttrFamily, Data: []byte{protocol(s.Family)}},
+		netlink.Attribute{Type: ipsetAttrData | unix.NLA_F_NESTED, Data: data})
+	if err != nil {
+		return err
+	}
+	_, err = i.conn.Execute(m)
+	return ipsetError(err)
+}
+
+func (i ipsets) destroy(f Family, name string) error {
+	_, err := i.do(ipsetDestroy, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)})
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+func (i ipsets) swap(f Family, a, b string) error {
+	_, err := i.do(ipsetSwap, f, netlink.Attribute{Type: ipsetAttrName, Data: text(a)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(b)})
+	return err
+}
+
+// change adds members to a set, or deletes them from it, many with each message.
+// A member that is there already, or is gone, is no error. After an error some
+// of them may be done.
+func (i ipsets) change(command int, f Family, name string, members []Member) error {
+	const each = 512 // an attribute's length has 16 bits
+	for part := range slices.Chunk(members, each) {
+		list := make([]byte, 0, each*48)
+		for _, m := range part {
+			list = appendIPSetMember(list, m)
+		}
+		_, err := i.do(command, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)},
+			netlink.Attribute{Type: ipsetAttrLine, Data: be32(0)}, netlink.Attribute{Type: ipsetAttrADT | unix.NLA_F_NESTED, Data: list})
+		if err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// appendIPSetMember appends one member as the kernel reads it.
+func appendIPSetMember(b []byte, m Member) []byte {
+	begin := len(b)
+	b = append(b, 0, 0, ipsetAttrData, unix.NLA_F_NESTED>>8)
+	ip := m.Prefix.Addr().AsSlice()
+	kind := byte(1) // IPSET_ATTR_IPADDR_IPV4
+	if len(ip) > 4 {
+		kind = 2
+	}
+	native := binary.NativeEndian
+	b = native.AppendUint16(b, uint16(8+len(ip)))
+	b = append(b, ipsetDataIP, unix.NLA_F_NESTED>>8)
+	b = native.AppendUint16(b, uint16(4+len(ip)))
+	b = append(b, kind, unix.NLA_F_NET_BYTEORDER>>8)
+	b = append(b, ip...)
+	if !m.Prefix.IsSingleIP() {
+		b = native.AppendUint16(b, 5)
+		b = append(b, ipsetDataCIDR, 0, byte(m.Prefix.Bits()), 0, 0, 0)
+	}
+	b = native.AppendUint16(b, 6)
+	b = append(b, ipsetDataPort, unix.NLA_F_NET_BYTEORDER>>8, byte(m.Port>>8), byte(m.Port), 0, 0)
+	b = native.AppendUint16(b, 5)
+	b = append(b, ipsetDataProto, 0, unix.IPPROTO_TCP, 0, 0, 0)
+	native.PutUint16(b[begin:], uint16(len(b)-begin))
+	return b
+}
+
+// list returns the sets whose names begin with the given prefix. Sets of others
+// are not read: they may be large.
+func (i ipsets) list(ctx context.Context, prefix string) (map[setID]Set, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	names, err := i.dump(netlink.Attribute{Type: ipsetAttrFlags | unix.NLA_F_NET_BYTEORDER, Data: be32(ipsetFlagListNames)})
+	if errors.Is(err, unix.EINVAL) {
+		return map[setID]Set{}, nil // this kernel has no sets
+	}
+	if err != nil {
+		return nil, err
+	}
+	sets := map[setID]Set{}
+	for _, n := range names {
+		if !strings.HasPrefix(n.Name, prefix) {
+			continue
+		}
+		parts, err := i.dump(netlink.Attribute{Type: ipsetAttrName, Data: text(n.Name)})
+		if errors.Is(err, unix.ENOENT) || len(parts) == 0 {
+			continue // gone meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		s := parts[0] // only the first part of a large one tells its type
+		for _, p := range parts[1:] {
+			s.Members = append(s.Members, p.Members...)
+			if p.Foreign != "" {
+				s.Foreign = p.Foreign
+			}
+		}
+		s.normalize()
+		sets[setID{s.Family, s.Name}] = s
+	}
+	return sets, nil
+}
+
+// dump returns sets, or parts of one.
+func (i ipsets) dump(which netlink.Attribute) ([]Set, error) {
+	m, err := i.message(ipsetList, netlink.Dump, IPv4, which)
+	if err != nil {
+		return nil, err
+	}
+	replies, err := i.conn.Execute(m)
+	if err != nil {
+		return nil, ipsetError(err)
+	}
+	var parts []Set
+	for _, r := range replies {
+		if len(r.Data) < 4 {
+			continue
+		}
+		s, err := decodeIPSet(r.Data[4:])
+		if err != nil {
+			return nil, fmt.Errorf("ipset: %w", err)
+		}
+		parts = append(parts, s)
+	}
+	return parts, nil
+}
+
+// decodeIPSet reads the attributes of one part of the dump of a set.
+func decodeIPSet(attrs []byte) (Set, error) {
+	d, err := netlink.NewAttributeDecoder(attrs)
+	if err != nil {
+		return Set{}, err
+	}
+	var s Set
+	typeName := ""
+	for d.Next() {
+		switch d.Type() {
+		case ipsetAttrName:
+			s.Name = d.String()
+		case ipsetAttrTypename:
+			typeName = d.String()
+		case ipsetAttrFamily:
+			s.Family = IPv4
+			if d.Uint8() == unix.NFPROTO_IPV6 {
+				s.Family = IPv6
+			}
+		case ipsetAttrData:
+			d.Nested(func(n *netlink.AttributeDecoder) error {
+				n.ByteOrder = binary.BigEndian
+				for n.Next() {
+					if n.Type() == ipsetDataFlags {
+						s.Counted = n.Uint32()&ipsetFlagCounters != 0
+					}
+				}
+				return n.Err()
+			})
+		case ipsetAttrADT:
+			d.Nested(func(n *netlink.AttributeDecoder) error {
+				for n.Next() {
+					m, ok := decodeIPSetMember(n.Bytes())
+					if !ok {
+						s.Foreign = "a member of another kind"
+						continue
+					}
+					s.Members = append(s.Members, m)
+				}
+				return n.Err()
+			})
+		}
+	}
+	switch typeName {
+	case "", "hash:ip,port": // not repeated in the later parts of a large set
+	case "hash:net,port":
+		s.Networks = true
+	default:
+		s.Foreign, s.Members = typeName, nil
+	}
+	return s, d.Err()
+}
+
+// decodeIPSetMember reads one member: an address or a network, with a port of
+// TCP.
+func decodeIPSetMember(attrs []byte) (Member, bool) {
+	d, err := netlink.NewAttributeDecoder(attrs)
+	if err != nil {
+		return Member{}, false
+	}
+	d.ByteOrder = binary.BigEndian
+	var m Member
+	var addr netip.Addr
+	length, isTCP := -1, false
+	for d.Next() {
+		switch d.Type() {
+		case ipsetDataIP:
+			d.Nested(func(n *netlink.AttributeDecoder) error {
+				for n.Next() {
+					addr, _ = netip.AddrFromSlice(n.Bytes())
+				}
+				return n.Err()
+			})
+		case ipsetDataCIDR:
+			length = int(d.Uint8())
+		case ipsetDataPort:
+			m.Port = d.Uint16()
+		case ipsetDataProto:
+			isTCP = d.Uint8() == unix.IPPROTO_TCP
+		}
+	}
+	if length < 0 {
+		length = addr.BitLen()
+	}
+	m.Prefix = netip.PrefixFrom(addr, length)
+	return m, d.Err() == nil && isTCP && m.Prefix.IsValid() && m.Port != 0
+}

@@ -1,0 +1,307 @@
+package rules
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// native is the backend that needs no program: tables of nf_tables that are
+// ours alone, one a family, written and read by netlink.
+type native struct{}
+
+// Objects is not a table: it stands for the objects of nft that hold the
+// options which a map leads to.
+const Objects Table = "object"
+
+// nftHook is a base chain of ours.
+type nftHook struct {
+	table    Table
+	chain    string // as in xtables
+	name     string // in the kernel, where one table holds them all
+	kind     string
+	hook     uint32
+	priority int32
+}
+
+// The priorities are those of the tables of xtables, with one exception: that of
+// security is where iptables-nft has it, behind more of other people's chains.
+var nftHooks = [...]nftHook{
+	{Raw, chainPre, ChainPrefix + "_RAW_PREROUTING", "filter", unix.NF_INET_PRE_ROUTING, -300},
+	{Raw, chainOut, ChainPrefix + "_RAW_OUTPUT", "filter", unix.NF_INET_LOCAL_OUT, -300},
+	{Mangle, chainIn, ChainPrefix + "_MANGLE_INPUT", "filter", unix.NF_INET_LOCAL_IN, -150},
+	{Mangle, chainForward, ChainPrefix + "_MANGLE_FORWARD", "filter", unix.NF_INET_FORWARD, -150},
+	{Mangle, chainOut, ChainPrefix + "_MANGLE_OUTPUT", "filter", unix.NF_INET_LOCAL_OUT, -150},
+	{Window, chainWindow, chainWindow, "filter", unix.NF_INET_LOCAL_OUT, -149},
+	{NAT, chainOut, ChainPrefix + "_NAT_OUTPUT", "nat", unix.NF_INET_LOCAL_OUT, -100},
+	{Security, chainIn, ChainPrefix + "_SECURITY_INPUT", "filter", unix.NF_INET_LOCAL_IN, 150},
+	{Security, chainForward, ChainPrefix + "_SECURITY_FORWARD", "filter", unix.NF_INET_FORWARD, 150},
+}
+
+// hookOf returns where a chain of ours is hooked; nil for one that is not.
+func hookOf(id chainID) *nftHook {
+	for i := range nftHooks {
+		if nftHooks[i].table == id.table && nftHooks[i].chain == id.name {
+			return &nftHooks[i]
+		}
+	}
+	return nil
+}
+
+// nftName returns what the kernel calls a chain of ours.
+func (id chainID) nftName() string {
+	if h := hookOf(id); h != nil {
+		return h.name
+	}
+	return id.name
+}
+
+// nftID is the inverse of [chainID.nftName].
+func nftID(f Family, name string) chainID {
+	for _, h := range nftHooks {
+		if h.name == name {
+			return chainID{f, h.table, "", h.chain}
+		}
+	}
+	return chainID{f, anchorTable, "", name}
+}
+
+func findNFTables() (*native, error) {
+	n, err := dialNFT(context.Background())
+	if err == nil {
+		defer n.conn.Close()
+		_, err = n.generation()
+	}
+	if errors.Is(err, unix.EPERM) {
+		return &native{}, nil // what it may not do, it is told later
+	}
+	if err != nil {
+		return nil, fmt.Errorf("backend %s: %w: %w", NFTables, ErrUnsupported, err)
+	}
+	return &native{}, nil
+}
+
+// Name returns the name of the backend.
+func (*native) Name() string { return NFTables }
+
+// BaseChains returns none: there is nothing but what is ours.
+func (*native) BaseChains(context.Context) ([]BaseChain, error) { return nil, nil }
+
+// Prune has nothing to remove.
+func (*native) Prune(context.Context, []BaseChain) error { return nil }
+
+// Apply executes the one step of a plan, as one transaction.
+func (*native) Apply(ctx context.Context, s Step) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	w := nftWriter{step: s}
+	err := commit(func(b *batch) {
+		w.batch = b
+		w.write()
+	})
+	if err = errors.Join(w.err, err); err != nil {
+		err = fmt.Errorf("table %s: %w", SetPrefix, err)
+	}
+	for _, outdated := range []error{unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.ERESTART} {
+		if errors.Is(err, outdated) {
+			return fmt.Errorf("%w: %w", ErrChanged, err)
+		}
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return err
+}
+
+// nftWriter writes a step into a batch.
+type nftWriter struct {
+	*batch
+	step Step
+	err  error
+}
+
+func inTable(attrs ...attr) []attr { return append([]attr{leaf(1, text(SetPrefix))}, attrs...) }
+
+// write puts what goes before what comes: a chain is emptied before its sets
+// go, and sets lose their members before the objects go that those use.
+func (w *nftWriter) write() {
+	have, want := w.step.have, w.step.want
+	for _, f := range Families {
+		switch {
+		case !want.Uses(f) && have.Uses(f):
+			w.add(f, unix.NFT_MSG_DELTABLE, 0, leaf(unix.NFTA_TABLE_NAME, text(SetPrefix)))
+		case want.Uses(f):
+			w.add(f, unix.NFT_MSG_NEWTABLE, create, leaf(unix.NFTA_TABLE_NAME, text(SetPrefix)))
+		}
+	}
+	stays := func(f Family) bool { return want.Uses(f) }
+	changed := map[chainID]bool{}
+	for _, id := range sortedIDs(union(have, want).chains) {
+		h, there := have.chains[id]
+		to, remains := want.chains[id]
+		changed[id] = there != remains || !slices.Equal(texts(h), texts(to))
+		if !stays(id.family) || !there || !changed[id] || id.table == Objects {
+			continue
+		}
+		w.add(id.family, unix.NFT_MSG_DELRULE, 0, inTable(leaf(unix.NFTA_RULE_CHAIN, text(id.nftName())))...)
+		if !remains || misplaced(h) {
+			w.add(id.family, unix.NFT_MSG_DELCHAIN, 0, inTable(leaf(unix.NFTA_CHAIN_NAME, text(id.nftName())))...)
+		}
+	}
+	for _, c := range w.step.Sets {
+		if !stays(c.Set.Family) {
+			continue
+		}
+		if c.Remove {
+			w.add(c.Set.Family, unix.NFT_MSG_DELSET, 0, inTable(leaf(unix.NFTA_SET_NAME, text(c.Set.Name)))...)
+		} else {
+			w.members(unix.NFT_MSG_DELSETELEM, c.Set, c.Delete)
+		}
+	}
+	for _, id := range sortedIDs(have.chains) {
+		if _, remains := want.chains[id]; id.table == Objects && !remains && stays(id.family) {
+			w.object(unix.NFT_MSG_DELOBJ, id, nil)
+		}
+	}
+	for _, id := range sortedIDs(want.chains) {
+		if id.table == Objects && changed[id] {
+			w.object(unix.NFT_MSG_NEWOBJ, id, want.chains[id])
+		}
+	}
+	for _, c := range w.step.Sets {
+		if c.Create {
+			w.set(c.Set)
+		}
+		if !c.Remove {
+			w.members(unix.NFT_MSG_NEWSETELEM, c.Set, c.Add)
+		}
+	}
+	for _, id := range sortedIDs(want.chains) {
+		if id.table == Objects || !changed[id] {
+			continue
+		}
+		if h, there := have.chains[id]; !there || misplaced(h) {
+			w.chain(id)
+		}
+		for _, r := range want.chains[id] {
+			w.rule(id, r)
+		}
+	}
+}
+
+const misplacedText = "the chain is not hooked where it should be"
+
+func misplaced(rules []Rule) bool {
+	return slices.ContainsFunc(rules, func(r Rule) bool { return r.Foreign == misplacedText })
+}
+
+func (w *nftWriter) chain(id chainID) {
+	attrs := inTable(leaf(unix.NFTA_CHAIN_NAME, text(id.nftName())))
+	if h := hookOf(id); h != nil {
+		attrs = append(attrs,
+			nest(unix.NFTA_CHAIN_HOOK, leaf(unix.NFTA_HOOK_HOOKNUM, be32(h.hook)), leaf(unix.NFTA_HOOK_PRIORITY, be32(uint32(h.priority)))),
+			leaf(unix.NFTA_CHAIN_POLICY, be32(policyAccept)), leaf(unix.NFTA_CHAIN_TYPE, text(h.kind)))
+	}
+	w.add(id.family, unix.NFT_MSG_NEWCHAIN, create, attrs...)
+}
+
+func (w *nftWriter) rule(id chainID, r Rule) {
+	list, err := r.expressions()
+	w.err = errors.Join(w.err, err)
+	w.add(id.family, unix.NFT_MSG_NEWRULE, create|atEnd, inTable(
+		leaf(unix.NFTA_RULE_CHAIN, text(id.nftName())), nest(unix.NFTA_RULE_EXPRESSIONS, list...), leaf(unix.NFTA_RULE_USERDATA, comment(r.String())))...)
+}
+
+// comment is the text of a rule as nft keeps comments, so that it shows it.
+func comment(s string) []byte { return append([]byte{0, byte(len(s) + 1)}, text(s)...) }
+
+// commented is the inverse of comment.
+func commented(data []byte) string {
+	if len(data) < 3 || data[0] != 0 || int(data[1]) != len(data)-2 {
+		return ""
+	}
+	return string(data[2 : len(data)-1])
+}
+
+func (w *nftWriter) object(message int, id chainID, rules []Rule) {
+	attrs := inTable(leaf(unix.NFTA_OBJ_NAME, text(id.name)), leaf(unix.NFTA_OBJ_TYPE, be32(nftObjSynproxy)))
+	if len(rules) == 1 {
+		if target, ok := rules[0].Target.(SYNPROXY); ok {
+			attrs = append(attrs, nest(unix.NFTA_OBJ_DATA, target.Options.attrs()...))
+		}
+	}
+	w.add(id.family, message, 0, attrs...)
+}
+
+// concatenated are the types of what a set is asked for, as nft(8) numbers them.
+func concatenated(f Family) (kind uint32, size int) {
+	const ipv4, ipv6, service, bitsEach = 7, 8, 13, 6
+	if f == IPv6 {
+		return ipv6<<bitsEach | service, 20
+	}
+	return ipv4<<bitsEach | service, 8
+}
+
+var nextSet uint32
+
+func (w *nftWriter) set(s Set) {
+	nextSet++
+	kind, size := concatenated(s.Family)
+	var flags uint32
+	var desc []attr
+	if s.Networks {
+		flags |= unix.NFT_SET_INTERVAL | nftSetConcat
+		desc = []attr{nest(unix.NFTA_SET_DESC, nest(nftDescConcat,
+			nest(unix.NFTA_LIST_ELEM, leaf(1, be32(uint32(size-4)))), nest(unix.NFTA_LIST_ELEM, leaf(1, be32(2)))))}
+	}
+	attrs := inTable(leaf(unix.NFTA_SET_NAME, text(s.Name)), leaf(unix.NFTA_SET_KEY_TYPE, be32(kind)),
+		leaf(unix.NFTA_SET_KEY_LEN, be32(uint32(size))), leaf(unix.NFTA_SET_ID, be32(nextSet)))
+	if s.Mapped {
+		flags |= nftSetObject
+		attrs = append(attrs, leaf(nftSetObjType, be32(nftObjSynproxy)))
+	}
+	if s.Counted {
+		attrs = append(attrs, nest(nftSetExpr, leaf(unix.NFTA_EXPR_NAME, text("counter"))))
+	}
+	attrs = append(attrs, leaf(unix.NFTA_SET_FLAGS, be32(flags)))
+	w.add(s.Family, unix.NFT_MSG_NEWSET, create, append(attrs, desc...)...)
+}
+
+// members adds members to a set, or deletes them, many with each message.
+func (w *nftWriter) members(message int, s Set, members []Member) {
+	const each = 400 // an attribute's length has 16 bits
+	for part := range slices.Chunk(members, each) {
+		list := make([]attr, len(part))
+		for i, m := range part {
+			key, last := memberKey(m)
+			attrs := []attr{value(unix.NFTA_SET_ELEM_KEY, key)}
+			if s.Networks {
+				attrs = append(attrs, value(nftElemKeyEnd, last))
+			}
+			if s.Mapped && message == unix.NFT_MSG_NEWSETELEM {
+				attrs = append(attrs, leaf(unix.NFTA_SET_ELEM_OBJREF, text(m.Object)))
+			}
+			list[i] = nest(unix.NFTA_LIST_ELEM, attrs...)
+		}
+		flags := create
+		if message == unix.NFT_MSG_DELSETELEM {
+			flags = 0
+		}
+		w.add(s.Family, message, flags, inTable(leaf(unix.NFTA_SET_ELEM_LIST_SET, text(s.Name)), nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...))...)
+	}
+}
+
+// memberKey returns the first and the last key that a member stands for.
+func memberKey(m Member) (first, last []byte) {
+	ip := m.Prefix.Masked().Addr().AsSlice()
+	end := slices.Clone(ip)
+	for i := m.Prefix.Bits(); i < 8*len(end); i++ {
+		end[i/8] |= 0x80 >> (i % 8)
+	}
+	port := []byte{byte(m.Port >> 8), byte(m.Port), 0, 0}
+	return append(ip, port...), append(end, port...)
+}
