@@ -21,7 +21,7 @@ var places = []place{
 	{rules.Input, rules.IPv4}, {rules.Input, rules.IPv6}, {rules.Forward, rules.IPv4}, {rules.Forward, rules.IPv6},
 }
 
-var backends = []string{rules.NFT, rules.Legacy}
+var backends = []string{rules.NFT, rules.Legacy, rules.NFTables}
 
 func (p place) String() string { return fmt.Sprintf("%s-%s", p.hook, p.family) }
 

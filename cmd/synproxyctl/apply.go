@@ -232,21 +232,16 @@ func optionFlags(c *cli.Context, w *protect.Wish) error {
 
 func backendName(name string) (string, error) {
 	switch name {
-	case "auto", "iptables":
-		return "auto", nil
-	case rules.NFT, rules.Legacy:
+	case "auto", protect.AnyIPTables, rules.NFT, rules.Legacy, rules.NFTables:
 		return name, nil
-	case "nftables":
-		return "", protect.Errorf(protect.Unsupported, "use iptables-nft: it runs on the same kernel side",
-			"backend nftables: not in this version")
 	}
-	return "", protect.Errorf(protect.Usage, "give auto, iptables, iptables-nft or iptables-legacy", "--backend %s: not known", quote(name))
+	return "", protect.Errorf(protect.Usage, "give auto, iptables, iptables-nft, iptables-legacy or nftables", "--backend %s: not known", quote(name))
 }
 
 func writeApplied(w io.Writer, p paint, a *protect.Applied, diff bool) {
 	writeServices(w, a.Services)
 	if diff || a.DryRun {
-		writeChanges(w, p, a.Changes)
+		writeChanges(w, p, a.Changes, a.Backend)
 	}
 	findings := a.Findings
 	if !a.DryRun { // what is at risk was said before
@@ -283,26 +278,30 @@ func writeServices(w io.Writer, services []protect.Service) {
 	table(w, rows...)
 }
 
-func writeChanges(w io.Writer, p paint, changes []protect.Change) {
+func writeChanges(w io.Writer, p paint, changes []protect.Change, backend string) {
 	for _, c := range changes {
 		switch {
 		case c.Kind == "sysctl":
 			fmt.Fprintf(w, "~ %s: %s -> %s\n", c.Key, c.Before, c.After)
 		case c.Action == rules.Add:
-			fmt.Fprintln(w, p.good("+ "+ruleLine(c)))
+			fmt.Fprintln(w, p.good("+ "+ruleLine(c, backend)))
 		default:
-			fmt.Fprintln(w, p.of(protect.Bad, "- "+ruleLine(c)))
+			fmt.Fprintln(w, p.of(protect.Bad, "- "+ruleLine(c, backend)))
 		}
 	}
 }
 
-func ruleLine(c protect.Change) string {
+func ruleLine(c protect.Change, backend string) string {
+	ip := map[rules.Family]string{rules.IPv4: "ip", rules.IPv6: "ip6"}[c.Family]
+	switch {
+	case c.Kind == "member":
+		return fmt.Sprintf("%s set %s: %s", ip, c.Set, printable(c.Member))
+	case backend == rules.NFTables || c.Table == rules.Window:
+		return fmt.Sprintf("nft (%s %s %s) %s", ip, c.Table, c.Chain, printable(c.Rule))
+	}
 	program := "iptables"
 	if c.Family == rules.IPv6 {
 		program = "ip6tables"
-	}
-	if c.Table == rules.Window {
-		return fmt.Sprintf("nft (%s output) %s", map[rules.Family]string{rules.IPv4: "ip", rules.IPv6: "ip6"}[c.Family], c.Rule)
 	}
 	verb := "-A"
 	if !strings.HasPrefix(c.Chain, rules.ChainPrefix) {

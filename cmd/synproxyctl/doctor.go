@@ -95,5 +95,5 @@ func toFlag() cli.Flag {
 }
 
 func backendFlag() cli.Flag {
-	return &cli.StringFlag{Name: "backend", Value: "auto", Usage: "make the rules with `PROGRAM`: " + rules.NFT + ", " + rules.Legacy + ", or auto for what the host's rules use"}
+	return &cli.StringFlag{Name: "backend", Value: "auto", Usage: "make the rules with `PROGRAM`: " + rules.NFT + ", " + rules.Legacy + ", iptables for the one of them that fits, " + rules.NFTables + ", which needs no program, or auto for what the host's rules use"}
 }

@@ -4,7 +4,7 @@ import "github.com/synproxyctl/synproxyctl/pkg/rules"
 
 // Change is one thing that was, or would be, changed.
 type Change struct {
-	Kind   string       `json:"kind"` // "sysctl" or "rule"
+	Kind   string       `json:"kind"` // "sysctl", "rule", or "member" of a set
 	Key    string       `json:"key,omitempty"`
 	Before string       `json:"before,omitempty"`
 	After  string       `json:"after,omitempty"`
@@ -13,6 +13,8 @@ type Change struct {
 	Table  rules.Table  `json:"table,omitempty"`
 	Chain  string       `json:"chain,omitempty"`
 	Rule   string       `json:"rule,omitempty"`
+	Set    string       `json:"set,omitempty"`
+	Member string       `json:"member,omitempty"`
 }
 
 // Applied is the outcome of [Host.Apply].
@@ -29,8 +31,6 @@ type Applied struct {
 	Connections Earlier `json:"connections"`
 	// Pending tells how long the change stands unless it is confirmed; nil: for good.
 	Pending *Pending `json:"pending,omitempty"`
-	// Script is what the backend is given, for people.
-	Script string `json:"-"`
 }
 
 func (p *plan) outcome(o Order) *Applied {
@@ -48,12 +48,19 @@ func (p *plan) outcome(o Order) *Applied {
 	}
 	add := func(b rules.Backend, steps []rules.Step) {
 		for _, s := range steps {
-			a.Script += b.Render(s)
 			for _, c := range s.Changes {
+				text := c.Rule.String()
+				if b.Name() == rules.NFTables {
+					text = c.Rule.NFTString()
+				}
 				a.Changes = append(a.Changes, Change{
 					Kind: "rule", Action: c.Action,
-					Family: c.Rule.Family, Table: c.Rule.Table, Chain: c.Rule.Chain, Rule: c.Rule.String(),
+					Family: c.Rule.Family, Table: c.Rule.Table, Chain: c.Rule.Chain, Rule: text,
 				})
+			}
+			for _, c := range s.Sets {
+				a.members(rules.Add, c.Set, c.Add)
+				a.members(rules.Delete, c.Set, c.Delete)
 			}
 		}
 	}
@@ -62,6 +69,13 @@ func (p *plan) outcome(o Order) *Applied {
 		add(held.backend, rules.Plan(held.rules, rules.Ruleset{}))
 	}
 	return a
+}
+
+// members tells of members that come or go.
+func (a *Applied) members(action rules.Action, s rules.Set, members []rules.Member) {
+	for _, m := range members {
+		a.Changes = append(a.Changes, Change{Kind: "member", Action: action, Family: s.Family, Set: s.Name, Member: m.String()})
+	}
 }
 
 // adviseOptions tells what the options of the services mean for their clients.

@@ -14,7 +14,7 @@ import (
 // Order is what [Host.Apply] is asked for.
 type Order struct {
 	Services []Service // all that shall be protected; what is not among them goes
-	Backend  string    // the name of a backend; empty or "auto": the one that fits
+	Backend  string    // the name of a backend; empty or "auto": the one that fits; or [AnyIPTables]
 	DryRun   bool      // only tell what would be done
 	NoVerify bool      // do not read the rules back
 	Force    bool      // even if the host's own rules or settings stand in the way
@@ -29,6 +29,9 @@ type Order struct {
 	// returns stops it, if the change fails.
 	Guard func(name string) (stop func(), err error)
 }
+
+// AnyIPTables is the variant of iptables that fits.
+const AnyIPTables = "iptables"
 
 // plan is everything that an apply will do, found before the first change.
 type plan struct {
@@ -235,6 +238,9 @@ func (h *Host) foresee(ctx context.Context, backend string, o Order) ([]Finding,
 // conflicts returns an error if somebody else's rules refer to our chains.
 func conflicts(ds []rules.Difference) error {
 	for _, d := range ds {
+		if d.Fault == rules.SetForeign {
+			return Errorf(Conflict, "destroy that set, or give it another name; sets named "+rules.SetPrefix+"* belong to synproxyctl", "%s", d)
+		}
 		if d.Fault == rules.ForeignJump {
 			return Errorf(Conflict, "remove that rule, or let it jump elsewhere; chains named "+rules.ChainPrefix+"* belong to synproxyctl", "%s", d)
 		}
@@ -250,12 +256,16 @@ func (h *Host) chooseBackend(ctx context.Context, p *plan, name string) error {
 	}
 	ask := name
 	switch {
-	case name != "" && name != "auto":
+	case name != "" && name != "auto" && name != AnyIPTables:
 		p.reason = "asked for"
-	case p.old != nil:
+	case p.old != nil && (name != AnyIPTables || p.old.Backend != rules.NFTables):
 		ask, p.reason = p.old.Backend, "it holds the protection now"
 	default:
-		b, why, err := rules.Choose(ctx)
+		choose := rules.Choose
+		if name == AnyIPTables {
+			choose = rules.ChooseXtables
+		}
+		b, why, err := choose(ctx)
 		if err != nil {
 			return err
 		}

@@ -61,7 +61,7 @@ func (h *Host) Ready(backend string) error {
 		return err
 	}
 	var err error
-	if backend == "" || backend == "auto" {
+	if backend == "" || backend == "auto" || backend == AnyIPTables {
 		_, err = rules.FindAll()
 	} else {
 		_, err = rules.Find(backend)

@@ -57,62 +57,78 @@ func Find(name string) (Backend, error) {
 
 // FindAll returns the backends that this host has, in the order of preference.
 // If it has none, the error wraps [ErrUnsupported] and names what is missing.
-func FindAll() ([]Backend, error) {
-	found, err := findAll()
-	if err != nil {
-		return nil, err
+func FindAll() ([]Backend, error) { return findAll(NFTables, NFT, Legacy) }
+
+func findAll(names ...string) ([]Backend, error) {
+	var all []Backend
+	var errs []error
+	for _, name := range names {
+		b, err := Find(name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all = append(all, b)
 	}
-	all := make([]Backend, len(found))
-	for i, x := range found {
-		all[i] = x
+	if len(all) == 0 {
+		return nil, errors.Join(errs...)
 	}
 	return all, nil
 }
 
-func findAll() ([]*xtables, error) {
-	nft, err1 := findXtables(NFT)
-	legacy, err2 := findXtables(Legacy)
-	switch {
-	case err1 != nil && err2 != nil:
-		return nil, fmt.Errorf("%w; %w", err1, err2)
-	case err1 != nil:
-		return []*xtables{legacy}, nil
-	case err2 != nil:
-		return []*xtables{nft}, nil
-	}
-	return []*xtables{nft, legacy}, nil
-}
+// Choose returns the backend that fits this host, and a sentence that says why.
+// Where the host's own rules are those of iptables, it is the variant that holds
+// them: only a rule ahead of theirs, in the same chain, can keep them from
+// dropping what the proxy sends. Elsewhere it is nf_tables by itself; and the
+// program that iptables is where there is none. Rules of this package do not
+// count.
+func Choose(ctx context.Context) (Backend, string, error) { return choose(ctx, NFTables, NFT, Legacy) }
 
-// Choose returns the backend that fits this host, and a sentence that says why:
-// the variant of iptables whose rules are in use; if both or none are, the one
-// that the program iptables is. Rules of this package do not count.
-func Choose(ctx context.Context) (Backend, string, error) {
-	found, err := findAll()
+// ChooseXtables is [Choose] among the variants of iptables.
+func ChooseXtables(ctx context.Context) (Backend, string, error) { return choose(ctx, NFT, Legacy) }
+
+func choose(ctx context.Context, among ...string) (Backend, string, error) {
+	found, err := findAll(among...)
 	if err != nil {
 		return nil, "", err
 	}
 	if len(found) == 1 {
 		return found[0], "the only one on this host", nil
 	}
-	var used []*xtables
-	for i, x := range found {
+	var used, variants []*xtables
+	for _, b := range found {
+		x, ok := b.(*xtables)
+		if !ok {
+			continue
+		}
 		in, err := x.inUse(ctx)
 		if errors.Is(err, ErrIncompatible) {
-			// The other variant has tables of its own, in the same kernel.
-			return found[1-i], "nft uses the tables of " + x.name, nil
+			continue // nft uses its tables: what stands there cannot be seen
 		}
 		if err != nil {
 			return nil, "", err
 		}
+		variants = append(variants, x)
 		if in {
 			used = append(used, x)
 		}
 	}
-	if len(used) == 1 {
+	switch {
+	case len(used) == 1:
 		return used[0], "this host's own rules use it", nil
+	case len(used) > 1:
+		return preferred(ctx, used), "this host's own rules use both variants of iptables, and it is the one that iptables is", nil
+	case found[0].Name() == NFTables:
+		return found[0], "no rule of this host uses iptables, and it changes all in one transaction", nil
+	case len(variants) > 0:
+		return preferred(ctx, variants), "it is this host's iptables", nil
 	}
-	i := max(0, slices.IndexFunc(found, func(x *xtables) bool { return x.isDefault(ctx) }))
-	return found[i], "it is this host's iptables", nil
+	return nil, "", fmt.Errorf("%w: nft uses the tables of %s", ErrIncompatible, found[0].Name())
+}
+
+// preferred returns the variant that the program iptables is.
+func preferred(ctx context.Context, variants []*xtables) *xtables {
+	return variants[max(0, slices.IndexFunc(variants, func(x *xtables) bool { return x.isDefault(ctx) }))]
 }
 
 // inUse reports whether the variant holds rules, chains or policies of others.

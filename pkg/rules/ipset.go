@@ -47,9 +47,9 @@ const (
 
 	ipsetFlagListNames = 1 << 1 // IPSET_FLAG_LIST_SETNAME
 	ipsetFlagCounters  = 1 << 3 // IPSET_FLAG_WITH_COUNTERS, in the creation of a set
-	ipsetErrExist     = 4103   // IPSET_ERR_EXIST
-	ipsetErrBusy      = 4104   // IPSET_ERR_BUSY, since something uses the set
-	ipsetErrFull      = 4352   // IPSET_ERR_HASH_FULL
+	ipsetErrExist      = 4103   // IPSET_ERR_EXIST
+	ipsetErrBusy       = 4104   // IPSET_ERR_BUSY, since something uses the set
+	ipsetErrFull       = 4352   // IPSET_ERR_HASH_FULL
 )
 
 // maxMembers bounds a set; the kernel's own default is 65,536.
@@ -90,13 +90,14 @@ func (i ipsets) message(command int, flags netlink.HeaderFlags, f Family, attrs 
 	}, err
 }
 
-func (i ipsets) do(command int, f Family, attrs ...netlink.Attribute) ([]netlink.Message, error) {
-	m, err := i.message(command, netlink.Acknowledge, f, attrs...)
+// do makes a change.
+func (i ipsets) do(command int, flags netlink.HeaderFlags, f Family, attrs ...netlink.Attribute) error {
+	m, err := i.message(command, netlink.Acknowledge|flags, f, attrs...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	replies, err := i.conn.Execute(m)
-	return replies, ipsetError(err)
+	_, err = i.conn.Execute(m)
+	return ipsetError(err)
 }
 
 // ipsetError gives the errors of ipset, which no errno has, a text.
@@ -118,8 +119,12 @@ func ipsetError(err error) error {
 
 // revision returns the newest form of a type that the kernel has.
 func (i ipsets) revision(typeName string, f Family) (uint8, error) {
-	replies, err := i.do(ipsetType, f, netlink.Attribute{Type: ipsetAttrTypename, Data: text(typeName)},
+	m, err := i.message(ipsetType, 0, f, netlink.Attribute{Type: ipsetAttrTypename, Data: text(typeName)},
 		netlink.Attribute{Type: ipsetAttrFamily, Data: []byte{protocol(f)}})
+	if err != nil {
+		return 0, err
+	}
+	replies, err := i.conn.Execute(m)
 	if err != nil {
 		return 0, fmt.Errorf("%w: ipset type %s: %w", ErrUnsupported, typeName, err)
 	}
@@ -152,19 +157,14 @@ func (i ipsets) create(name string, s Set) error {
 	if err != nil {
 		return err
 	}
-	m, err := i.message(ipsetCreate, netlink.Acknowledge|netlink.Create|netlink.Excl, s.Family,
+	return i.do(ipsetCreate, netlink.Create|netlink.Excl, s.Family,
 		netlink.Attribute{Type: ipsetAttrName, Data: text(name)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(s.typeName())},
 		netlink.Attribute{Type: ipsetAttrRevision, Data: []byte{revision}}, netlink.Attribute{Type: ipsetAttrFamily, Data: []byte{protocol(s.Family)}},
 		netlink.Attribute{Type: ipsetAttrData | unix.NLA_F_NESTED, Data: data})
-	if err != nil {
-		return err
-	}
-	_, err = i.conn.Execute(m)
-	return ipsetError(err)
 }
 
 func (i ipsets) destroy(f Family, name string) error {
-	_, err := i.do(ipsetDestroy, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)})
+	err := i.do(ipsetDestroy, 0, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)})
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -172,8 +172,7 @@ func (i ipsets) destroy(f Family, name string) error {
 }
 
 func (i ipsets) swap(f Family, a, b string) error {
-	_, err := i.do(ipsetSwap, f, netlink.Attribute{Type: ipsetAttrName, Data: text(a)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(b)})
-	return err
+	return i.do(ipsetSwap, 0, f, netlink.Attribute{Type: ipsetAttrName, Data: text(a)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(b)})
 }
 
 // change adds members to a set, or deletes them from it, many with each message.
@@ -186,7 +185,7 @@ func (i ipsets) change(command int, f Family, name string, members []Member) err
 		for _, m := range part {
 			list = appendIPSetMember(list, m)
 		}
-		_, err := i.do(command, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)},
+		err := i.do(command, 0, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)},
 			netlink.Attribute{Type: ipsetAttrLine, Data: be32(0)}, netlink.Attribute{Type: ipsetAttrADT | unix.NLA_F_NESTED, Data: list})
 		if err != nil {
 			return fmt.Errorf("set %s: %w", name, err)

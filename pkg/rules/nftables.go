@@ -168,11 +168,14 @@ func (w *nftWriter) write() {
 		}
 	}
 	for _, id := range sortedIDs(want.chains) {
-		if id.table == Objects && changed[id] {
+		if id.table == Objects && changed[id] && want.chains[id][0].Foreign == "" {
 			w.object(unix.NFT_MSG_NEWOBJ, id, want.chains[id])
 		}
 	}
 	for _, c := range w.step.Sets {
+		if c.Set.Foreign != "" {
+			continue // like the rules
+		}
 		if c.Create {
 			w.set(c.Set)
 		}
@@ -209,7 +212,12 @@ func (w *nftWriter) chain(id chainID) {
 	w.add(id.family, unix.NFT_MSG_NEWCHAIN, create, attrs...)
 }
 
+// rule adds a rule. One of somebody else, which stood in our table when a plan
+// began that is now undone, is gone: nobody knows what it was.
 func (w *nftWriter) rule(id chainID, r Rule) {
+	if r.Foreign != "" && r.Foreign != windowText {
+		return
+	}
 	list, err := r.expressions()
 	w.err = errors.Join(w.err, err)
 	w.add(id.family, unix.NFT_MSG_NEWRULE, create|atEnd, inTable(

@@ -20,7 +20,7 @@ type attr struct {
 }
 
 // leaf is an attribute of bytes, nest one of attributes.
-func leaf(kind uint16, data []byte) attr   { return attr{kind: kind, data: data} }
+func leaf(kind uint16, data []byte) attr    { return attr{kind: kind, data: data} }
 func nest(kind uint16, within ...attr) attr { return attr{kind: kind, nested: within} }
 
 // appendAttrs appends attributes as they are sent, with their padding.
@@ -143,12 +143,27 @@ func (n nft) generation() (uint32, error) {
 type batch struct {
 	buf      []byte
 	sequence uint32
-	last     int // where the last message begins
+	last     int      // where the last message begins
+	about    []string // what each message is about, by its sequence number
+}
+
+// nftMessages names the changes that a batch holds.
+var nftMessages = map[int]string{
+	unix.NFT_MSG_NEWTABLE: "new table", unix.NFT_MSG_DELTABLE: "delete table", unix.NFT_MSG_NEWCHAIN: "new chain", unix.NFT_MSG_DELCHAIN: "delete chain",
+	unix.NFT_MSG_NEWRULE: "new rule", unix.NFT_MSG_DELRULE: "delete rules", unix.NFT_MSG_NEWSET: "new set", unix.NFT_MSG_DELSET: "delete set",
+	unix.NFT_MSG_NEWSETELEM: "new members", unix.NFT_MSG_DELSETELEM: "delete members", unix.NFT_MSG_NEWOBJ: "new object", unix.NFT_MSG_DELOBJ: "delete object",
 }
 
 // add appends one message.
 func (b *batch) add(f Family, message int, flags netlink.HeaderFlags, attrs ...attr) {
 	begin := b.begin(nftType(message), flags, nfgenmsg(protocol(f), 0))
+	b.about[b.sequence] = fmt.Sprintf("%s %s", nftMessages[message], nftFamily(f))
+	for _, a := range attrs[min(1, len(attrs)):] {
+		if n := len(a.data); n > 4 && a.data[n-1] == 0 {
+			b.about[b.sequence] += " " + string(a.data[:n-1])
+			break
+		}
+	}
 	b.buf = appendAttrs(b.buf, attrs)
 	b.end(begin)
 }
@@ -157,6 +172,7 @@ func (b *batch) begin(kind netlink.HeaderType, flags netlink.HeaderFlags, head [
 	begin := len(b.buf)
 	b.sequence++
 	b.last = begin
+	b.about = append(b.about, "")
 	b.buf = binary.NativeEndian.AppendUint32(b.buf, 0)
 	b.buf = binary.NativeEndian.AppendUint16(b.buf, uint16(kind))
 	b.buf = binary.NativeEndian.AppendUint16(b.buf, uint16(netlink.Request|flags))
@@ -178,7 +194,7 @@ func (b *batch) mark(message int) {
 // The messages of a batch are one datagram, which large sets make larger than
 // a socket's buffer; that the kernel grows for those who may change its rules.
 func commit(fill func(*batch)) error {
-	b := &batch{}
+	b := &batch{about: []string{"the transaction"}}
 	b.mark(unix.NFNL_MSG_BATCH_BEGIN)
 	fill(b)
 	// The last change asks for an answer, which comes after all errors.
@@ -201,15 +217,15 @@ func commit(fill func(*batch)) error {
 	if err := unix.Sendto(fd, b.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("nf_tables: transaction of %d bytes: %w", len(b.buf), err)
 	}
-	return verdict(fd, last)
+	return verdict(fd, last, b.about)
 }
 
 // verdict reads answers until that of the last message has come.
-func verdict(fd int, last uint32) error {
+func verdict(fd int, last uint32, about []string) error {
 	const patience = 60 // seconds: the kernel waits for other transactions
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: patience})
 	buf := make([]byte, 64<<10)
-	var errs []error
+	var failed error
 	for {
 		n, _, err := unix.Recvfrom(fd, buf, 0)
 		if errors.Is(err, unix.EINTR) {
@@ -225,15 +241,12 @@ func verdict(fd int, last uint32) error {
 			}
 			kind, sequence := binary.NativeEndian.Uint16(rest[4:]), binary.NativeEndian.Uint32(rest[8:])
 			if kind == unix.NLMSG_ERROR {
-				if code := int32(binary.NativeEndian.Uint32(rest[unix.SizeofNlMsghdr:])); code != 0 && len(errs) < 8 {
-					errs = append(errs, unix.Errno(-code))
+				if code := int32(binary.NativeEndian.Uint32(rest[unix.SizeofNlMsghdr:])); code != 0 && failed == nil {
+					failed = fmt.Errorf("nf_tables: %s: %w", about[min(int(sequence), len(about)-1)], unix.Errno(-code))
 				}
 				// One answer about the batch itself bears the number of its begin.
 				if sequence == last || sequence <= 1 {
-					if len(errs) > 0 {
-						return fmt.Errorf("nf_tables: %w", errs[0])
-					}
-					return nil
+					return failed
 				}
 			}
 			rest = rest[min((size+3)&^3, len(rest)):]
