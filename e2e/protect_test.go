@@ -48,6 +48,9 @@ func (p place) serve(t testing.TB, topo *lab.Topology, port uint16, cfg lab.Serv
 
 // program returns "iptables" or "ip6tables" of the variant.
 func (p place) program(backend string) string {
+	if backend == rules.NFTables {
+		backend = rules.NFT // has the tables that are the host's own
+	}
 	if p.family == rules.IPv6 {
 		return strings.Replace(backend, "ip", "ip6", 1)
 	}
@@ -85,6 +88,11 @@ func oneObject(t testing.TB, stdout string) map[string]any {
 // connection proves that the proxy was in its path: the proxied SYN passes OUTPUT, or comes in by lo.
 func dropBareSYNs(t testing.TB, topo *lab.Topology, p place, backend string, server netip.AddrPort) {
 	t.Helper()
+	if backend == rules.NFTables {
+		run(t, topo.Firewall, "nft", fmt.Sprintf("add table inet witness; add chain inet witness last { type filter hook %s priority 250; }; "+
+			"add rule inet witness last iifname != lo tcp dport %d tcp flags & (syn|ack|rst|fin) == syn drop", p.hook, server.Port()))
+		return
+	}
 	chain := strings.ToUpper(string(p.hook))
 	run(t, topo.Firewall, p.program(backend), "-t", "security", "-A", chain, "-p", "tcp", "--syn", "-d", server.Addr().String(),
 		"--dport", fmt.Sprint(server.Port()), "!", "-i", "lo", "-j", "DROP")

@@ -19,8 +19,8 @@ func eachBackend(t *testing.T, test func(t *testing.T, host *lab.Host, b backend
 	each(t, []string{rules.NFT, rules.Legacy, rules.NFTables}, test)
 }
 
-// eachXtables is eachBackend for what only iptables has.
-func eachXtables(t *testing.T, test func(t *testing.T, host *lab.Host, b backendOn)) {
+// eachIptables is eachBackend for what only iptables has.
+func eachIptables(t *testing.T, test func(t *testing.T, host *lab.Host, b backendOn)) {
 	each(t, []string{rules.NFT, rules.Legacy}, test)
 }
 
@@ -219,7 +219,7 @@ func meddle(t *testing.T, host *lab.Host, program string, g *rand.Rand) {
 func TestStepThatFails(t *testing.T) {
 	service := rules.Service{Destination: netip.MustParsePrefix("192.0.2.1/32"), Port: 80, Hook: rules.Forward}
 	policy := rules.Policy{Services: []rules.Service{service}}
-	eachBackend(t, func(t *testing.T, host *lab.Host, b backendOn) {
+	eachIptables(t, func(t *testing.T, host *lab.Host, b backendOn) {
 		b.goTo(t, policy.Ruleset(b.Name()))
 		planned := rules.Plan(b.list(t), rules.Ruleset{})
 		for _, spoil := range []struct {

@@ -144,7 +144,7 @@ func (fw *Firewall) synBlockers(s Service) []Blocker {
 	if fate.Outcome == Denied {
 		return blockersOf(fate, own)
 	}
-	w := Everything.Before(PrioritySecurity + 1)
+	w := Everything.Before(s.answered() + 1)
 	w.Without = s.without("security")
 	if s.To.IsValid() && !s.Tracked {
 		// The SYN to a translated address is answered ahead of the filters.

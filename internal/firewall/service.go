@@ -23,7 +23,7 @@ type Service struct {
 	// leads; empty: any but lo.
 	Out []string
 	// Backend is the variant of iptables whose built-in chains hold our rules in
-	// the first place; empty: none does.
+	// the first place, or nftables, whose chains are ours alone; empty: none does.
 	Backend Origin
 }
 
@@ -102,6 +102,14 @@ func (s *Service) proxied(h Hook) Packet {
 // builtin reports whether a chain is the given one of our backend.
 func (s *Service) builtin(c *Chain, table string) bool {
 	return s.Backend != "" && c.Origin == s.Backend && c.Table == table && c.Hook != ""
+}
+
+// answered returns the priority at which SYNs are answered.
+func (s *Service) answered() int32 {
+	if s.Backend == rules.NFTables {
+		return rules.PriorityAnswer
+	}
+	return PrioritySecurity
 }
 
 // without leaves the built-in chain out in which our own rule comes first.

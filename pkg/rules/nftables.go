@@ -27,8 +27,12 @@ type nftHook struct {
 	priority int32
 }
 
-// The priorities are those of the tables of xtables, with one exception: that of
-// security is where iptables-nft has it, behind more of other people's chains.
+// PriorityAnswer is where the backend nftables answers SYNs: behind whatever
+// filters they may meet, the security table of iptables-nft (150) among them,
+// and ahead of the last hooks of SELinux (225).
+const PriorityAnswer = 200
+
+// The other priorities are those of the tables of xtables.
 var nftHooks = [...]nftHook{
 	{Raw, chainPre, ChainPrefix + "_RAW_PREROUTING", "filter", unix.NF_INET_PRE_ROUTING, -300},
 	{Raw, chainOut, ChainPrefix + "_RAW_OUTPUT", "filter", unix.NF_INET_LOCAL_OUT, -300},
@@ -37,8 +41,8 @@ var nftHooks = [...]nftHook{
 	{Mangle, chainOut, ChainPrefix + "_MANGLE_OUTPUT", "filter", unix.NF_INET_LOCAL_OUT, -150},
 	{Window, chainWindow, chainWindow, "filter", unix.NF_INET_LOCAL_OUT, -149},
 	{NAT, chainOut, ChainPrefix + "_NAT_OUTPUT", "nat", unix.NF_INET_LOCAL_OUT, -100},
-	{Security, chainIn, ChainPrefix + "_SECURITY_INPUT", "filter", unix.NF_INET_LOCAL_IN, 150},
-	{Security, chainForward, ChainPrefix + "_SECURITY_FORWARD", "filter", unix.NF_INET_FORWARD, 150},
+	{Security, chainIn, ChainPrefix + "_SECURITY_INPUT", "filter", unix.NF_INET_LOCAL_IN, PriorityAnswer},
+	{Security, chainForward, ChainPrefix + "_SECURITY_FORWARD", "filter", unix.NF_INET_FORWARD, PriorityAnswer},
 }
 
 // hookOf returns where a chain of ours is hooked; nil for one that is not.
