@@ -118,9 +118,15 @@ func ipsetError(err error) error {
 
 // revision returns the newest form of a type that the kernel has.
 func (i ipsets) revision(typeName string, f Family) (uint8, error) {
-	replies, err := i.do(ipsetType, f, netlink.Attribute{Type: ipsetAttrTypename, Data: text(typeName)},
+	// Without an acknowledgement, which would follow the answer and be taken for
+	// that of the next question.
+	question, err := i.message(ipsetType, 0, f, netlink.Attribute{Type: ipsetAttrTypename, Data: text(typeName)},
 		netlink.Attribute{Type: ipsetAttrFamily, Data: []byte{protocol(f)}})
 	if err != nil {
+		return 0, err
+	}
+	replies, err := i.conn.Execute(question)
+	if err = ipsetError(err); err != nil {
 		return 0, fmt.Errorf("%w: ipset type %s: %w", ErrUnsupported, typeName, err)
 	}
 	for _, m := range replies {
