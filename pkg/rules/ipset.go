@@ -47,9 +47,9 @@ const (
 
 	ipsetFlagListNames = 1 << 1 // IPSET_FLAG_LIST_SETNAME
 	ipsetFlagCounters  = 1 << 3 // IPSET_FLAG_WITH_COUNTERS, in the creation of a set
-	ipsetErrExist     = 4103   // IPSET_ERR_EXIST
-	ipsetErrBusy      = 4104   // IPSET_ERR_BUSY, since something uses the set
-	ipsetErrFull      = 4352   // IPSET_ERR_HASH_FULL
+	ipsetErrExist      = 4103   // IPSET_ERR_EXIST
+	ipsetErrBusy       = 4100   // IPSET_ERR_BUSY, since something uses the set
+	ipsetErrFull       = 4352   // IPSET_ERR_HASH_FULL
 )
 
 // maxMembers bounds a set; the kernel's own default is 65,536.
