@@ -106,7 +106,7 @@ type builder struct {
 	rules     []Rule
 	native    bool
 	named     map[string]bool // objects that are among the rules
-	answering bool // there is a service whose SYNs are answered
+	answering bool            // there is a service whose SYNs are answered
 }
 
 func (b *builder) add(table Table, chain string, target Target, matches ...Match) {
