@@ -48,7 +48,7 @@ const (
 	ipsetFlagListNames = 1 << 1 // IPSET_FLAG_LIST_SETNAME
 	ipsetFlagCounters  = 1 << 3 // IPSET_FLAG_WITH_COUNTERS, in the creation of a set
 	ipsetErrExist      = 4103   // IPSET_ERR_EXIST
-	ipsetErrBusy       = 4104   // IPSET_ERR_BUSY, since something uses the set
+	ipsetErrBusy       = 4100   // IPSET_ERR_BUSY, since something uses the set
 	ipsetErrFull       = 4352   // IPSET_ERR_HASH_FULL
 )
 
@@ -119,13 +119,15 @@ func ipsetError(err error) error {
 
 // revision returns the newest form of a type that the kernel has.
 func (i ipsets) revision(typeName string, f Family) (uint8, error) {
-	m, err := i.message(ipsetType, 0, f, netlink.Attribute{Type: ipsetAttrTypename, Data: text(typeName)},
+	// Without an acknowledgement, which would follow the answer and be taken for
+	// that of the next question.
+	question, err := i.message(ipsetType, 0, f, netlink.Attribute{Type: ipsetAttrTypename, Data: text(typeName)},
 		netlink.Attribute{Type: ipsetAttrFamily, Data: []byte{protocol(f)}})
 	if err != nil {
 		return 0, err
 	}
-	replies, err := i.conn.Execute(m)
-	if err != nil {
+	replies, err := i.conn.Execute(question)
+	if err = ipsetError(err); err != nil {
 		return 0, fmt.Errorf("%w: ipset type %s: %w", ErrUnsupported, typeName, err)
 	}
 	for _, m := range replies {

@@ -235,16 +235,19 @@ func targetExpressions(f Family, t Target) ([]attr, error) {
 		}
 		return list, nil
 	case DNAT:
-		const mapAll = 1 | 2 // NF_NAT_RANGE_MAP_IPS and _PROTO_SPECIFIED, which the kernel adds by itself
 		second := uint32(regSecond4)
 		if f == IPv6 {
 			second = regSecond
 		}
+		// The ends of the ranges and the flags are what the kernel would fill in,
+		// and tells of (nft_nat_init and nft_nat_dump in net/netfilter/nft_nat.c, 6.18).
+		const mapAddress, mapPort = 1 << 0, 1 << 1 // NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_SPECIFIED
 		return []attr{
 			immediate(regFirst, t.To.Addr().AsSlice()), immediate(second, be16(t.To.Port())),
 			expression("nat", leaf(unix.NFTA_NAT_TYPE, be32(unix.NFT_NAT_DNAT)), leaf(unix.NFTA_NAT_FAMILY, be32(uint32(protocol(f)))),
 				leaf(unix.NFTA_NAT_REG_ADDR_MIN, be32(regFirst)), leaf(unix.NFTA_NAT_REG_ADDR_MAX, be32(regFirst)),
-				leaf(unix.NFTA_NAT_REG_PROTO_MIN, be32(second)), leaf(unix.NFTA_NAT_REG_PROTO_MAX, be32(second)), leaf(unix.NFTA_NAT_FLAGS, be32(mapAll))),
+				leaf(unix.NFTA_NAT_REG_PROTO_MIN, be32(second)), leaf(unix.NFTA_NAT_REG_PROTO_MAX, be32(second)),
+				leaf(unix.NFTA_NAT_FLAGS, be32(mapAddress|mapPort))),
 		}, nil
 	}
 	return nil, fmt.Errorf("target %v: nf_tables has no word for it", t)

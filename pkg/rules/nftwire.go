@@ -47,41 +47,52 @@ func appendAttrs(b []byte, list []attr) []byte {
 }
 
 // holds reports whether attributes that the kernel tells are those that were
-// sent. What it adds of its own accord must be zero; counters may be anything.
+// sent. What it adds of its own accord must be zero; a counter may have counted.
 func holds(have []byte, want []attr) bool {
 	d, err := netlink.NewAttributeDecoder(have)
 	if err != nil {
 		return false
 	}
-	found := 0
-	next := 0 // in want: lists repeat a kind, in order
+	found := make([]bool, len(want)) // lists repeat a kind, in order
 	for d.Next() {
 		data := d.Bytes()
-		i := slices.IndexFunc(want[min(next, len(want)):], func(a attr) bool { return a.kind == d.Type() })
-		if i < 0 {
+		i := 0
+		for i < len(want) && (found[i] || want[i].kind != d.Type()) {
+			i++
+		}
+		if i == len(want) {
 			if slices.ContainsFunc(data, func(b byte) bool { return b != 0 }) {
 				return false
 			}
 			continue
 		}
-		w := want[next+i]
-		if i == 0 {
-			next++
+		found[i] = true
+		same := false
+		switch w := want[i]; {
+		case w.nested == nil:
+			same = bytes.Equal(data, w.data)
+		case isCounter(w.nested):
+			same = countsAlone(data)
+		default:
+			same = holds(data, w.nested)
 		}
-		found++
-		switch {
-		case w.nested == nil && !bytes.Equal(data, w.data):
-			return false
-		case w.nested != nil && !isCounter(w.nested) && !holds(data, w.nested):
+		if !same {
 			return false
 		}
 	}
-	return d.Err() == nil && found == len(want)
+	return d.Err() == nil && !slices.Contains(found, false)
 }
 
 // isCounter reports whether attributes are the counter expression.
 func isCounter(list []attr) bool {
 	return len(list) > 0 && list[0].kind == unix.NFTA_EXPR_NAME && string(list[0].data) == "counter\x00"
+}
+
+// countsAlone reports whether an expression that the kernel tells is a counter,
+// of whatever it has seen.
+func countsAlone(expression []byte) bool {
+	a, err := fields(expression)
+	return err == nil && str(a[unix.NFTA_EXPR_NAME]) == "counter"
 }
 
 // nft is a connection to nf_tables in the network namespace of the thread that

@@ -208,7 +208,8 @@ func sortedSets(sets map[setID]Set) []setID {
 
 // unionSets returns the sets of both, with the members of both.
 func unionSets(have, want map[setID]Set) map[setID]Set {
-	all := maps.Clone(have)
+	all := make(map[setID]Set, len(have)+len(want))
+	maps.Copy(all, have)
 	for id, w := range want {
 		if h, ok := have[id]; ok && h.alike(w) {
 			w.Members = together(h.Members, w.Members)
