@@ -44,6 +44,7 @@ const (
 	ipsetDataFlags    = 8
 	ipsetDataHashSize = 18
 	ipsetDataMaxElem  = 19
+	ipsetDataPackets  = 25
 
 	ipsetFlagListNames = 1 << 1 // IPSET_FLAG_LIST_SETNAME
 	ipsetFlagCounters  = 1 << 3 // IPSET_FLAG_WITH_COUNTERS, in the creation of a set
@@ -362,6 +363,8 @@ func decodeIPSetMember(attrs []byte) (Member, bool) {
 			length = int(d.Uint8())
 		case ipsetDataPort:
 			m.Port = d.Uint16()
+		case ipsetDataPackets:
+			m.Packets = d.Uint64()
 		case ipsetDataProto:
 			isTCP = d.Uint8() == unix.IPPROTO_TCP
 		}

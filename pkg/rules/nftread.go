@@ -121,7 +121,9 @@ func (r nftReader) rules() error {
 		if b := a[unix.NFTA_RULE_HANDLE]; len(b) == 8 {
 			handle = binary.BigEndian.Uint64(b)
 		}
-		r.into.chains[id] = append(r.into.chains[id], readRule(id, a[unix.NFTA_RULE_USERDATA], a[unix.NFTA_RULE_EXPRESSIONS], handle))
+		rule := readRule(id, a[unix.NFTA_RULE_USERDATA], a[unix.NFTA_RULE_EXPRESSIONS], handle)
+		rule.Packets = countedIn(a[unix.NFTA_RULE_EXPRESSIONS])
+		r.into.chains[id] = append(r.into.chains[id], rule)
 		return nil
 	})
 }
@@ -218,6 +220,8 @@ func readMember(attrs []byte, names map[string]string) (Member, error) {
 			first = within(d.Bytes())
 		case nftElemKeyEnd:
 			last = within(d.Bytes())
+		case unix.NFTA_SET_ELEM_EXPR:
+			m.Packets = counted(d.Bytes())
 		case unix.NFTA_SET_ELEM_OBJREF:
 			b := d.Bytes()
 			name, known := names[string(b)]
@@ -242,6 +246,33 @@ func readMember(attrs []byte, names map[string]string) (Member, error) {
 	}
 	m.Prefix, m.Port = netip.PrefixFrom(addr, length), binary.BigEndian.Uint16(first[len(ip):])
 	return m, d.Err()
+}
+
+// counted returns the packets of a counter, which is an expression; 0 of any
+// other.
+func counted(expression []byte) uint64 {
+	a, err := fields(expression)
+	if err != nil || str(a[unix.NFTA_EXPR_NAME]) != "counter" {
+		return 0
+	}
+	a, err = fields(a[unix.NFTA_EXPR_DATA])
+	if b := a[unix.NFTA_COUNTER_PACKETS]; err == nil && len(b) == 8 {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+// countedIn returns the packets of the counter among the expressions of a rule.
+func countedIn(list []byte) uint64 {
+	d, err := netlink.NewAttributeDecoder(list)
+	if err != nil {
+		return 0
+	}
+	var packets uint64
+	for d.Next() {
+		packets = max(packets, counted(d.Bytes()))
+	}
+	return packets
 }
 
 // within returns the value in an NFTA_DATA_VALUE.

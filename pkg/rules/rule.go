@@ -17,6 +17,9 @@ type Rule struct {
 	// for word as iptables-save printed it after "-A CHAIN"; Matches and
 	// Target are then empty.
 	Foreign string
+	// Packets is how many packets the kernel has counted that match, as far as
+	// that was asked for. It makes no difference between rules.
+	Packets uint64
 }
 
 // Args returns the rule as arguments of iptables(8), from the matches on:

@@ -3,6 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -61,11 +62,12 @@ func logicalLine(text string) string {
 
 // saveReader collects what the lines say.
 type saveReader struct {
-	dump  Dump
-	given Table // of lines outside of a table
-	table Table
-	open  bool            // "*table" has come, and COMMIT has not
-	at    map[chainID]int // positions in dump.Chains
+	dump    Dump
+	given   Table // of lines outside of a table
+	table   Table
+	open    bool            // "*table" has come, and COMMIT has not
+	at      map[chainID]int // positions in dump.Chains
+	packets uint64          // of the line
 }
 
 func (r *saveReader) line(line string) error {
@@ -85,16 +87,20 @@ func (r *saveReader) line(line string) error {
 		r.table, r.open = r.given, false
 		return nil
 	case line[0] == '[': // packet and byte counters
-		_, rest, ok := strings.Cut(line, "] ")
+		counters, rest, ok := strings.Cut(line, "] ")
 		if !ok {
 			return fmt.Errorf("%.200q: counters without an end", line)
 		}
 		if !strings.HasPrefix(rest, "-A ") {
 			return fmt.Errorf("%.200q: counters without a rule", line)
 		}
+		packets, _, _ := strings.Cut(counters[1:], ":")
+		r.packets, _ = strconv.ParseUint(packets, 10, 64)
 		line = rest
 	}
-	return r.command(line)
+	err := r.command(line)
+	r.packets = 0
+	return err
 }
 
 // incompatible finds the comment by which iptables-nft-save (1.8.x) says that
@@ -166,6 +172,7 @@ func (r *saveReader) rule(chain, spec string) error {
 	if err != nil {
 		return err
 	}
+	rule.Packets = r.packets
 	c := &r.dump.Chains[i]
 	c.Rules = append(c.Rules, rule)
 	return nil

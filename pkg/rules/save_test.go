@@ -81,7 +81,15 @@ func TestParseSave(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if diff := cmp.Diff(wantSaved(), got, compareTypes); diff != "" {
+		want := wantSaved()
+		for _, c := range want.Chains {
+			for i := range c.Rules {
+				if name == "with counters" {
+					c.Rules[i].Packets = 17
+				}
+			}
+		}
+		if diff := cmp.Diff(want, got, compareTypes); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", name, diff)
 		}
 	}
@@ -129,6 +137,7 @@ func TestParseSaveLineBreakInComment(t *testing.T) {
 		foreign("INPUT", "-m comment --comment \"a\nb\" -j DROP"),
 		{Family: IPv4, Table: Filter, Chain: "INPUT", Matches: []Match{TCP{}}, Target: Drop},
 	}}}}
+	want.Chains[0].Rules[1].Packets = 1
 	if diff := cmp.Diff(want, got, compareTypes); err != nil || diff != "" {
 		t.Errorf("%v; -want +got:\n%s", err, diff)
 	}

@@ -23,6 +23,9 @@ type Member struct {
 	Prefix netip.Prefix
 	Port   uint16
 	Object string // the name of the options, in a map; see [Options.Name]
+	// Packets is how many packets the kernel has counted for it. It makes no
+	// difference between members.
+	Packets uint64
 }
 
 // String returns the member as people write it.
@@ -83,7 +86,7 @@ func without(list, other []Member) []Member {
 		for len(other) > 0 && other[0].compare(m) < 0 {
 			other = other[1:]
 		}
-		if len(other) == 0 || other[0] != m {
+		if len(other) == 0 || other[0].compare(m) != 0 || other[0].Object != m.Object {
 			rest = append(rest, m)
 		}
 	}

@@ -82,7 +82,7 @@ func (x *xtables) dump(ctx context.Context, f Family) (Dump, error) {
 			return Dump{Family: f}, err
 		}
 	}
-	out, err := run(ctx, x.save[f], nil)
+	out, err := run(ctx, x.save[f], nil, "--counters")
 	var failed *ProgramError
 	if x.name == NFT && errors.As(err, &failed) && failed.Status == 3 && failed.Message != "" {
 		// What it cannot parse at all it calls a problem of versions (1.8.9);
