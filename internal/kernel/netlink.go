@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -13,11 +12,14 @@ import (
 // fit into the socket's receive buffer, whose default holds some hundreds.
 const maxBatch = 32
 
-// A request is one message of ctnetlink.
+// A request is one message to the kernel.
 type request struct {
-	command int    // IPCTNL_MSG_CT_*
+	typ     int    // of the message: [ctnetlink], or RTM_*
 	flags   uint16 // beside NLM_F_REQUEST and, unless it is a question, NLM_F_ACK
-	payload []byte // from the struct nfgenmsg on
+	payload []byte // from the struct nfgenmsg, or rtmsg, on
+	// question tells that the answer is an entry or an error, without an
+	// acknowledgement of its own.
+	question bool
 }
 
 // An answer is what the kernel said to one request.
@@ -26,24 +28,24 @@ type answer struct {
 	data []byte // the entry that was asked for
 }
 
-// question tells that the answer is an entry or an error, without an
-// acknowledgement of its own.
-func (r request) question() bool { return r.command == nl.IPCTNL_MSG_CT_GET }
-
-// A dialogue sends requests to ctnetlink, many in one system call, which
+// A dialogue sends requests to the kernel, many in one system call, which
 // neither package of netlink that we use does.
 type dialogue struct {
-	fd  int
-	seq uint32
-	buf []byte
+	fd   int
+	name string // of the subsystem, for errors
+	seq  uint32
+	buf  []byte
 }
 
-func openDialogue() (*dialogue, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+// openDialogue begins one with ctnetlink.
+func openDialogue() (*dialogue, error) { return dial(unix.NETLINK_NETFILTER, "ctnetlink") }
+
+func dial(protocol int, name string) (*dialogue, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("ctnetlink: %w", err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	d := &dialogue{fd: fd, buf: make([]byte, 64<<10)}
+	d := &dialogue{fd: fd, name: name, buf: make([]byte, 64<<10)}
 	// The kernel answers before it returns from sendto(2). The timeout is for a
 	// kernel that does not.
 	err = errors.Join(
@@ -54,7 +56,7 @@ func openDialogue() (*dialogue, error) {
 	)
 	if err != nil {
 		d.close()
-		return nil, fmt.Errorf("ctnetlink: %w", err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return d, nil
 }
@@ -68,7 +70,7 @@ func (d *dialogue) ask(requests []request) ([]answer, error) {
 		return nil, nil
 	}
 	if len(requests) > maxBatch {
-		return nil, fmt.Errorf("ctnetlink: %d requests at once", len(requests))
+		return nil, fmt.Errorf("%s: %d requests at once", d.name, len(requests))
 	}
 	first := d.seq + 1
 	var out []byte
@@ -77,7 +79,7 @@ func (d *dialogue) ask(requests []request) ([]answer, error) {
 		out = appendMessage(out, d.seq, r)
 	}
 	if err := unix.Sendto(d.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, fmt.Errorf("ctnetlink: %w", err)
+		return nil, fmt.Errorf("%s: %w", d.name, err)
 	}
 	answers := make([]answer, len(requests))
 	for open := len(requests); open > 0; {
@@ -86,14 +88,14 @@ func (d *dialogue) ask(requests []request) ([]answer, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("ctnetlink: %w", err)
+			return nil, fmt.Errorf("%s: %w", d.name, err)
 		}
 		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
 			continue // not from the kernel
 		}
 		done, err := parseAnswers(d.buf[:n], first, answers)
 		if err != nil {
-			return nil, fmt.Errorf("ctnetlink: %w", err)
+			return nil, fmt.Errorf("%s: %w", d.name, err)
 		}
 		open -= done
 	}
@@ -102,9 +104,9 @@ func (d *dialogue) ask(requests []request) ([]answer, error) {
 
 func appendMessage(out []byte, seq uint32, r request) []byte {
 	out = binary.NativeEndian.AppendUint32(out, uint32(unix.NLMSG_HDRLEN+len(r.payload)))
-	out = binary.NativeEndian.AppendUint16(out, uint16(ctnetlink(r.command)))
+	out = binary.NativeEndian.AppendUint16(out, uint16(r.typ))
 	flags := unix.NLM_F_REQUEST | r.flags
-	if !r.question() {
+	if !r.question {
 		flags |= unix.NLM_F_ACK
 	}
 	out = binary.NativeEndian.AppendUint16(out, flags)
