@@ -25,7 +25,7 @@ func TestClasses(t *testing.T) {
 		{"Docker", loadFile(t, "docker.save"), 200},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			classes, seen := tt.fw.Classes(), map[string]string{}
+			classes, seen := tt.fw.Classes(), map[Class]string{}
 			for last := range 256 {
 				for _, port := range []uint16{1, 22, 80, 81, 443, 5432, 8080} {
 					for i, s := range []Service{service(Input, true), service(Input, false), service(Forward, true), service(Forward, false)} {
@@ -34,7 +34,7 @@ func TestClasses(t *testing.T) {
 						answer := fmt.Sprint(strings.Join(codes(tt.fw.Blockers(s)), ","), fate.Outcome, restricts)
 						class := classes.Of(s)
 						if other, ok := seen[class]; ok && other != answer {
-							t.Fatalf("%s:%d (%d): %s, but another of class %q: %s", s.Destination, port, i, answer, class, other)
+							t.Fatalf("%s:%d (%d): %s, but another of class %+v: %s", s.Destination, port, i, answer, class, other)
 						}
 						seen[class] = answer
 					}

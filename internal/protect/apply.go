@@ -3,7 +3,6 @@ package protect
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"slices"
 	"time"
 
@@ -44,6 +43,7 @@ type plan struct {
 	old     *record           // nil: not applied before
 	new     *record
 
+	routes   routes
 	earlier  Earlier
 	findings []Finding // of what stands in the way
 }
@@ -122,7 +122,7 @@ func (p *plan) changes() bool { return len(p.steps) > 0 || len(p.others) > 0 || 
 
 // same reports whether nothing has to be done, not even to the record.
 func (p *plan) same() bool {
-	return !p.changes() && p.old != nil && p.old.Backend == p.new.Backend && reflect.DeepEqual(p.old.Services, p.new.Services) &&
+	return !p.changes() && p.old != nil && p.old.Backend == p.new.Backend && slices.EqualFunc(p.old.Services, p.new.Services, Service.equal) &&
 		!p.old.Draining && !p.old.Unfinished && p.old.Pending == nil && p.new.Pending == nil
 }
 
@@ -138,7 +138,7 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	if err := h.chooseBackend(ctx, p, o.Backend); err != nil {
 		return nil, err
 	}
-	if p.findings, err = h.foresee(ctx, p.backend.Name(), o); err != nil {
+	if p.findings, err = h.foresee(ctx, p.backend.Name(), o, &p.routes); err != nil {
 		return nil, err
 	}
 	families := familiesOf(o.Services, p.old)
@@ -214,14 +214,17 @@ func (p *plan) note(c sysctl.Change) {
 
 // foresee settles the modes of the services, and tells what of the host stands
 // in their way; what is fatal is an error, unless it is forced.
-func (h *Host) foresee(ctx context.Context, backend string, o Order) ([]Finding, error) {
-	out, err := lookOut(ctx, backend)
+func (h *Host) foresee(ctx context.Context, backend string, o Order, known *routes) ([]Finding, error) {
+	out, err := lookOut(ctx, backend, known)
 	if err != nil {
+		return nil, err
+	}
+	if err := out.routes.ask(ctx, o.Services); err != nil {
 		return nil, err
 	}
 	out.modes(o.Services)
 	found := out.findings(o.Services)
-	more, err := h.environment(o.Services, out)
+	more, err := h.environment(ctx, o.Services, out)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 
 	"github.com/synproxyctl/synproxyctl/internal/firewall"
-	"github.com/synproxyctl/synproxyctl/internal/kernel"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
@@ -18,23 +17,49 @@ type outlook struct {
 	firewall.Firewall
 	backend string
 	classes *firewall.Classes
-	seen    map[string]any // answers by the question and the class of the service
+	seen    map[question]any // answers
+	routes  *routes
 }
 
-func lookOut(ctx context.Context, backend string) (outlook, error) {
+// question is what is asked of the services of one class.
+type question struct {
+	of   subject
+	like firewall.Class
+	// published is set for a service that the host's own rules translate: where
+	// it leads may depend on all of it.
+	published place
+}
+
+// subject is what is asked of a service.
+type subject struct {
+	what       string
+	at         firewall.Hook
+	port       uint16
+	mark, link string // of routing by mark: the rule, and where the server is
+}
+
+// place is where clients connect to.
+type place struct {
+	destination netip.Prefix
+	port        uint16
+}
+
+// lookOut reads the host's rules. The routes are asked for when they are needed;
+// those that are known already may be given.
+func lookOut(ctx context.Context, backend string, known *routes) (outlook, error) {
 	fw, err := firewall.Read(ctx)
 	if err != nil {
 		return outlook{}, fmt.Errorf("the host's own rules: %w", err)
 	}
-	return outlook{fw, backend, fw.Classes(), map[string]any{}}, nil
+	return outlook{fw, backend, fw.Classes(), map[question]any{}, known}, nil
 }
 
 // once answers a question about a service, unless it was answered for one that
 // the host's rules treat alike.
-func once[T any](o outlook, question string, s Service, answer func() T) T {
-	key := question + " " + o.classes.Of(o.plain(s))
+func once[T any](o outlook, of subject, s *Service, answer func() T) T {
+	key := question{of: of, like: o.classes.Of(o.plain(*s))}
 	if s.Published {
-		key += " published " + s.String() // where it leads may depend on the port
+		key.published = place{s.Destination, s.Port}
 	}
 	if known, ok := o.seen[key]; ok {
 		return known.(T)
@@ -66,9 +91,9 @@ func (o outlook) view(s Service) firewall.Service {
 	if !v.To.IsValid() {
 		return v
 	}
-	route, err := kernel.Route(v.To.Addr(), netip.Addr{})
+	route := o.routes.to(v.To.Addr())
 	switch {
-	case err != nil || route.Interface == "":
+	case route.Err != nil || route.Interface == "":
 	case route.Local:
 		v.ToLocal = true
 	default:
@@ -106,7 +131,7 @@ type translation struct {
 // translation returns where the host's own rules lead connections to a service:
 // of clients at PREROUTING, of the proxy at OUTPUT.
 func (o outlook) translation(s Service, at firewall.Hook) translation {
-	return once(o, fmt.Sprint("translation ", at, s.Port), s, func() (t translation) {
+	return once(o, subject{what: "translation", at: at, port: s.Port}, &s, func() (t translation) {
 		p := firewall.Packet{
 			Hook: at, In: s.Interfaces, Destination: s.Destination, DestinationPort: s.Port, DestinationLocal: s.Hook == rules.Input,
 			Flags: rules.SYN, States: rules.New, Made: at == firewall.Output,
@@ -114,7 +139,7 @@ func (o outlook) translation(s Service, at firewall.Hook) translation {
 		t.to, t.rule, t.certain = o.Translation(p)
 		if at == firewall.Prerouting && t.to.IsValid() && !t.certain && len(p.In) == 0 {
 			// Docker's rules leave out what comes in by the server's own interface.
-			if route, err := kernel.Route(t.to.Addr(), netip.Addr{}); err == nil && !route.Local && route.Interface != "" {
+			if route := o.routes.to(t.to.Addr()); route.Err == nil && !route.Local && route.Interface != "" {
 				p.In = allBut(route.Interface)
 				t.to, t.rule, t.certain = o.Translation(p)
 			}
@@ -133,7 +158,7 @@ func (o outlook) modes(services []Service) {
 		case s.Translated():
 			s.Mode = rules.ModeNotrack
 		default:
-			s.Mode = once(o, "mode", *s, func() rules.Mode { return o.best(*s) })
+			s.Mode = once(o, subject{what: "mode"}, s, func() rules.Mode { return o.best(*s) })
 		}
 	}
 }
@@ -160,9 +185,10 @@ func (o outlook) best(s Service) rules.Mode {
 // the worst first.
 func (o outlook) findings(services []Service) []Finding {
 	var t tally
-	for _, s := range services {
+	for i := range services {
+		s := &services[i]
 		t.next()
-		for _, told := range once(o, "findings", s, func() []told { return o.of(s) }) {
+		for _, told := range once(o, subject{what: "findings"}, s, func() []told { return o.of(*s) }) {
 			t.add(told.finding, told.about)
 		}
 	}

@@ -88,11 +88,16 @@ func TestRecordTrust(t *testing.T) {
 }
 
 func FuzzParseRecord(f *testing.F) {
-	text, err := json.Marshal(example())
+	text, err := json.Marshal(example().packed())
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(text)
+	if text, err = os.ReadFile("testdata/record-1.json"); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"schema":2,"groups":[{"like":{"hook":"input"},"members":["192.0.2.1:1"],"others":[{"at":"[2001:db8::/64]:9"}]}]}`))
 	f.Add([]byte(`{"schema":1,"sysctls":[{"key":"kernel.core_pattern","before":"|/bin/sh","after":"0"}]}`))
 	f.Add([]byte(`{"schema":1,"services":[{"destination":"","port":0}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
