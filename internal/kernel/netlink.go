@@ -34,7 +34,9 @@ type dialogue struct {
 	fd   int
 	name string // of the subsystem, for errors
 	seq  uint32
-	buf  []byte
+	buf  []byte // what was received last
+	out  []byte // what was sent last
+	kept []byte // what answers hold, until the next question
 }
 
 // openDialogue begins one with ctnetlink.
@@ -50,6 +52,9 @@ func dial(protocol int, name string) (*dialogue, error) {
 	// kernel that does not.
 	err = errors.Join(
 		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
+		// So that nothing comes in that is not from the kernel
+		// (netlink_getsockbyportid in net/netlink/af_netlink.c, 6.18).
+		unix.Connect(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}),
 		// An error does not bring our request back.
 		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
@@ -63,8 +68,9 @@ func dial(protocol int, name string) (*dialogue, error) {
 
 func (d *dialogue) close() { _ = unix.Close(d.fd) }
 
-// ask sends at most [maxBatch] requests and returns an answer to each. The error
-// concerns all of them; it is [fs.ErrPermission] without CAP_NET_ADMIN.
+// ask sends at most [maxBatch] requests and returns an answer to each, which
+// holds until the next ones are sent. The error concerns all of them; it is
+// [fs.ErrPermission] without CAP_NET_ADMIN.
 func (d *dialogue) ask(requests []request) ([]answer, error) {
 	if len(requests) == 0 {
 		return nil, nil
@@ -73,27 +79,24 @@ func (d *dialogue) ask(requests []request) ([]answer, error) {
 		return nil, fmt.Errorf("%s: %d requests at once", d.name, len(requests))
 	}
 	first := d.seq + 1
-	var out []byte
+	d.out, d.kept = d.out[:0], d.kept[:0]
 	for _, r := range requests {
 		d.seq++
-		out = appendMessage(out, d.seq, r)
+		d.out = appendMessage(d.out, d.seq, r)
 	}
-	if err := unix.Sendto(d.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if _, err := unix.Write(d.fd, d.out); err != nil {
 		return nil, fmt.Errorf("%s: %w", d.name, err)
 	}
 	answers := make([]answer, len(requests))
 	for open := len(requests); open > 0; {
-		n, from, err := unix.Recvfrom(d.fd, d.buf, 0)
+		n, err := unix.Read(d.fd, d.buf)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.name, err)
 		}
-		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
-			continue // not from the kernel
-		}
-		done, err := parseAnswers(d.buf[:n], first, answers)
+		done, err := parseAnswers(d.buf[:n], first, answers, &d.kept)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.name, err)
 		}
@@ -117,8 +120,9 @@ func appendMessage(out []byte, seq uint32, r request) []byte {
 }
 
 // parseAnswers reads the netlink messages in data, which answer requests
-// numbered from first on, and returns how many of them are settled.
-func parseAnswers(data []byte, first uint32, answers []answer) (done int, err error) {
+// numbered from first on, and returns how many of them are settled. It copies
+// the entries to the end of kept.
+func parseAnswers(data []byte, first uint32, answers []answer, kept *[]byte) (done int, err error) {
 	for len(data) > 0 {
 		if len(data) < unix.NLMSG_HDRLEN {
 			return done, errTruncated
@@ -136,7 +140,9 @@ func parseAnswers(data []byte, first uint32, answers []answer) (done int, err er
 		}
 		if typ != unix.NLMSG_ERROR {
 			// Entries come in answer to questions only, one to each.
-			answers[index].data = append([]byte(nil), payload...)
+			begin := len(*kept)
+			*kept = append(*kept, payload...)
+			answers[index].data = (*kept)[begin:len(*kept):len(*kept)]
 			done++
 			continue
 		}

@@ -74,7 +74,8 @@ func (h *Host) Apply(ctx context.Context, o Order) (*Applied, error) {
 
 // apply is [Host.Apply] under the lock.
 func (h *Host) apply(ctx context.Context, s store, o Order) (*Applied, error) {
-	o.Services = slices.SortedFunc(slices.Values(o.Services), Service.compare)
+	o.Services = slices.Clone(o.Services)
+	sortServices(o.Services)
 	p, err := h.plan(ctx, s, o)
 	if err != nil {
 		return nil, err
@@ -111,7 +112,7 @@ func checkOrder(o Order) error {
 	if len(o.Services) == 0 {
 		return Errorf(Usage, "name at least one target; to take the protection away use revert", "nothing to protect")
 	}
-	if err := policyOf(o.Services).Validate(); err != nil {
+	if err := validate(o.Services); err != nil {
 		return Errorf(Usage, "correct the service that is named", "%w", err)
 	}
 	return nil

@@ -33,7 +33,7 @@ type other struct {
 // grouped returns services as groups, in the order of their first members.
 func grouped(services []Service) []group {
 	type key struct {
-		kind
+		Kind
 		name    string
 		unnamed bool
 	}
@@ -45,7 +45,7 @@ func grouped(services []Service) []group {
 	for n := range services {
 		s := &services[n]
 		text = s.appendPlace(text[:0])
-		k := key{s.kind(), s.Name, s.Name == ""}
+		k := key{s.Kind(), s.Name, s.Name == ""}
 		at := s.Name
 		if string(text) == s.Name {
 			k.name = ""

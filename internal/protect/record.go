@@ -177,7 +177,7 @@ func (r *record) check() error {
 			return fmt.Errorf("family %q is not known", f)
 		}
 	}
-	if err := policyOf(r.Services).Validate(); err != nil {
+	if err := validate(r.Services); err != nil {
 		return err
 	}
 	if r.Pending != nil && r.Pending.Before != nil {

@@ -53,11 +53,11 @@ func (s Service) equal(o Service) bool {
 
 // alike reports whether services differ at most in where they are and what they
 // are called.
-func (s *Service) alike(o *Service) bool { return s.kind() == o.kind() }
+func (s *Service) alike(o *Service) bool { return s.Kind() == o.Kind() }
 
-// kind is what a service has apart from where it is and what it is called, in a
-// form that can be compared.
-type kind struct {
+// Kind is what a service has apart from where it is, where its server is and what
+// it is called. Kinds can be compared, and serve as keys.
+type Kind struct {
 	hook             rules.Hook
 	first            rules.First
 	mode             rules.Mode
@@ -69,8 +69,9 @@ type kind struct {
 	published        bool
 }
 
-func (s *Service) kind() kind {
-	k := kind{
+// Kind returns the kind of the service.
+func (s *Service) Kind() Kind {
+	k := Kind{
 		hook: s.Hook, first: s.First, mode: s.Mode, source: s.Source, interfaces: strings.Join(s.Interfaces, "/"), mss: -1, wscale: -1,
 		sack: s.Options.SACKPerm, timestamps: s.Options.Timestamps, cookies: s.SynCookies, published: s.Published,
 	}
@@ -81,6 +82,11 @@ func (s *Service) kind() kind {
 		k.wscale = int(*s.Options.WScale)
 	}
 	return k
+}
+
+// validate returns every fault of services, joined; nil if there is none.
+func validate(services []Service) error {
+	return rules.ValidateServices(len(services), func(i int) *rules.Service { return &services[i].Service })
 }
 
 func policyOf(services []Service) rules.Policy {
