@@ -145,7 +145,11 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	families := familiesOf(o.Services, p.old)
 	next := policyOf(o.Services)
 	next.Anchors, next.Window = families, rules.CanOpenWindow(ctx)
-	p.want, p.via = next.Ruleset(), p.old.policy().Close(next).Ruleset()
+	p.want = next.Ruleset()
+	p.via = p.want
+	if next.Closing = p.old.closing(o.Services); len(next.Closing) > 0 {
+		p.via = next.Ruleset()
+	}
 	if err := conflicts(rules.Compare(p.have, p.want)); err != nil {
 		return nil, err
 	}

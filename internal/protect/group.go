@@ -9,7 +9,7 @@ import (
 )
 
 // group is how the undo record holds services that differ only in where they
-// are: a hundred thousand of them take 2 MB so.
+// are: a hundred thousand of them take 3 MB so.
 type group struct {
 	// Like is what they share. Of its name, an empty one stands for the place
 	// itself, as in "192.0.2.1:443".

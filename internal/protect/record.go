@@ -72,7 +72,7 @@ func (s store) path() string { return filepath.Join(s.dir, s.id+".json") }
 func (s store) lockPath() string { return filepath.Join(s.dir, s.id+".lock") }
 
 // maxRecord bounds what is read, in bytes: 100,000 services take
-// about 2 MB, and 40 MB in schema 1.
+// about 3 MB, and 40 MB in schema 1.
 const maxRecord = 256 << 20
 
 // load returns the record, nil if there is none.
@@ -192,7 +192,7 @@ func (r *record) check() error {
 // save writes the record so that at any moment there is the old or the new one.
 func (s store) save(rec *record) error {
 	rec.Schema, rec.Namespace = recordSchema, s.id
-	text, err := json.Marshal(rec.packed())
+	text, err := json.MarshalIndent(rec.packed(), "", " ")
 	if err != nil {
 		return fmt.Errorf("undo record: %w", err)
 	}

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"sort"
+
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 // serversOf matches the addresses that packets of the services' servers come
@@ -35,6 +37,21 @@ func (p *plan) begins() func(netip.AddrPort) bool {
 		return nil
 	}
 	return serves(list)
+}
+
+// closing returns the services of a record that are not among the next ones.
+func (r *record) closing(next []Service) []rules.Service {
+	if r == nil || r.Draining {
+		return nil
+	}
+	stay := placesOf(next)
+	var list []rules.Service
+	for i := range r.Services {
+		if s := &r.Services[i].Service; !stay.has(s.Destination, s.Port) {
+			list = append(list, *s)
+		}
+	}
+	return list
 }
 
 // serves matches the addresses of services, as clients use them.

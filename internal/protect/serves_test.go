@@ -3,6 +3,8 @@ package protect
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestServes(t *testing.T) {
@@ -49,5 +51,19 @@ func TestBegins(t *testing.T) {
 	p.old.Draining = true
 	if begins = p.begins(); begins == nil || !begins(was[1].itself()) || begins(was[4].itself()) {
 		t.Error("after a draining, everything begins")
+	}
+}
+
+func TestClosing(t *testing.T) {
+	was, next := many(10), many(8)
+	next[2].Port = 80
+	rec := &record{Services: was}
+	want := rec.policy().Close(policyOf(next)).Closing
+	if diff := cmp.Diff(want, rec.closing(next), comparable); diff != "" || len(want) != 3 {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	rec.Draining = true
+	if rec.closing(next) != nil || (*record)(nil).closing(next) != nil {
+		t.Error("what is not protected cannot close")
 	}
 }
