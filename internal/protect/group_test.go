@@ -29,7 +29,7 @@ func many(n int) []Service {
 	return services
 }
 
-var comparable = cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{})
+var byValue = cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{})
 
 // Whatever a service is, of the many that share a group it comes back as it was.
 func TestGroups(t *testing.T) {
@@ -65,7 +65,7 @@ func TestGroups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(services, got, comparable); diff != "" {
+	if diff := cmp.Diff(services, got, byValue); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	if !slices.EqualFunc(services, got, Service.equal) {
@@ -76,8 +76,12 @@ func TestGroups(t *testing.T) {
 // No field of a service may be forgotten where services are compared or grouped.
 func TestEveryField(t *testing.T) {
 	at := netip.MustParseAddrPort("192.0.2.7:80")
-	values := []any{"x", uint16(7), at, netip.PrefixFrom(at.Addr(), 32), []string{"eth7"}, true, new(uint16), new(uint8),
-		rules.Forward, rules.FirstClient, rules.ModeNotrack, Probed}
+	values := []any{
+		"x", uint16(7), at, netip.PrefixFrom(at.Addr(), 32),
+		[]string{"eth7"},
+		true, new(uint16), new(uint8),
+		rules.Forward, rules.FirstClient, rules.ModeNotrack, Probed,
+	}
 	var walk func(path string, s, field reflect.Value)
 	walk = func(path string, s, field reflect.Value) {
 		for i := range field.NumField() {
@@ -143,10 +147,10 @@ func TestRecordSchema1(t *testing.T) {
 	}
 	check := func(rec *record) {
 		t.Helper()
-		if diff := cmp.Diff(old.Services, rec.Services, comparable); diff != "" {
+		if diff := cmp.Diff(old.Services, rec.Services, byValue); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}
-		if diff := cmp.Diff(old.Pending.Before.Services, rec.Pending.Before.Services, comparable); diff != "" {
+		if diff := cmp.Diff(old.Pending.Before.Services, rec.Pending.Before.Services, byValue); diff != "" {
 			t.Errorf("before: -want +got:\n%s", diff)
 		}
 		if len(rec.Sysctls) != 1 || rec.Backend != rules.NFT || !rec.Unfinished {

@@ -59,7 +59,7 @@ func TestClosing(t *testing.T) {
 	next[2].Port = 80
 	rec := &record{Services: was}
 	want := rec.policy().Close(policyOf(next)).Closing
-	if diff := cmp.Diff(want, rec.closing(next), comparable); diff != "" || len(want) != 3 {
+	if diff := cmp.Diff(want, rec.closing(next), byValue); diff != "" || len(want) != 3 {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	rec.Draining = true
