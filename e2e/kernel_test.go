@@ -222,8 +222,11 @@ func TestKernelRoute(t *testing.T) {
 			return err
 		}
 		for i, a := range answers {
-			if a.Err != nil || a.RouteInfo != wants[i] {
-				return fmt.Errorf("route to %s, number %d: %+v, %v; want %+v", dsts[i], i, a.RouteInfo, a.Err, wants[i])
+			if a.Err != nil {
+				return a.Err
+			}
+			if a.RouteInfo != wants[i] {
+				return fmt.Errorf("route to %s, number %d: %+v, want %+v", dsts[i], i, a.RouteInfo, wants[i])
 			}
 		}
 		return nil
