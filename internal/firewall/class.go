@@ -91,30 +91,44 @@ func (c *cuts) place(v []byte) int {
 // A Class stands for services that the rules of a firewall treat alike. Equal
 // ones do; it serves as the key of a map.
 type Class struct {
-	addresses, ports int
+	at, to          spot
+	six, single     bool
+	hook            Hook
+	interfaces, out string
+	tracked         bool
+	translated      bool // to counts
+	toLocal         bool
+	backend         Origin
+}
+
+// A spot is where rules see no difference.
+type spot struct {
+	addresses, ports int          // [cuts.part] of them
 	destination      netip.Prefix // if it is alike only to itself
 	port             uint16       // likewise
-	six, single      bool
-	hook             Hook
-	interfaces       string
-	tracked, toLocal bool
-	to               netip.AddrPort
-	backend          Origin
+}
+
+func (k *Classes) spot(p netip.Prefix, port uint16) spot {
+	number := [2]byte{byte(port >> 8), byte(port)}
+	s := spot{addresses: k.addresses(p), ports: k.ports.part(number[:], number[:])}
+	if s.addresses < 0 {
+		s.destination = p
+	}
+	if s.ports < 0 {
+		s.port = port
+	}
+	return s
 }
 
 // Of returns the class of a service.
 func (k *Classes) Of(s Service) Class {
 	c := Class{
-		six: s.Destination.Addr().Is6(), single: s.Destination.IsSingleIP(), hook: s.Hook, interfaces: strings.Join(s.Interfaces, "/"),
-		tracked: s.Tracked, toLocal: s.ToLocal, to: s.To, backend: s.Backend,
+		at: k.spot(s.Destination, s.Port), six: s.Destination.Addr().Is6(), single: s.Destination.IsSingleIP(), hook: s.Hook,
+		interfaces: strings.Join(s.Interfaces, "/"), tracked: s.Tracked, backend: s.Backend,
 	}
-	c.addresses = k.addresses(s.Destination)
-	if c.addresses < 0 {
-		c.destination = s.Destination
-	}
-	number := [2]byte{byte(s.Port >> 8), byte(s.Port)}
-	if c.ports = k.ports.part(number[:], number[:]); c.ports < 0 {
-		c.port = s.Port
+	if a := s.To.Addr(); s.To.IsValid() {
+		c.translated, c.to = true, k.spot(netip.PrefixFrom(a, a.BitLen()), s.To.Port())
+		c.toLocal, c.out = s.ToLocal, strings.Join(s.Out, "/")
 	}
 	return c
 }

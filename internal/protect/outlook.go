@@ -19,6 +19,7 @@ type outlook struct {
 	classes *firewall.Classes
 	seen    map[question]any // answers
 	routes  *routes
+	others  map[string][]string // the interfaces beside one, by its name
 }
 
 // question is what is asked of the services of one class.
@@ -51,15 +52,17 @@ func lookOut(ctx context.Context, backend string, known *routes) (outlook, error
 	if err != nil {
 		return outlook{}, fmt.Errorf("the host's own rules: %w", err)
 	}
-	return outlook{fw, backend, fw.Classes(), map[question]any{}, known}, nil
+	return outlook{fw, backend, fw.Classes(), map[question]any{}, known, map[string][]string{}}, nil
 }
 
 // once answers a question about a service, unless it was answered for one that
 // the host's rules treat alike.
 func once[T any](o outlook, of subject, s *Service, answer func() T) T {
-	key := question{of: of, like: o.classes.Of(o.plain(*s))}
+	key := question{of: of}
 	if s.Published {
-		key.published = place{s.Destination, s.Port}
+		key.like, key.published = o.classes.Of(o.plain(*s)), place{s.Destination, s.Port}
+	} else {
+		key.like = o.classes.Of(o.view(*s))
 	}
 	if known, ok := o.seen[key]; ok {
 		return known.(T)
@@ -99,7 +102,7 @@ func (o outlook) view(s Service) firewall.Service {
 	default:
 		v.Out = []string{route.Interface}
 		if len(v.Interfaces) == 0 {
-			v.Interfaces = allBut(route.Interface)
+			v.Interfaces = o.allBut(route.Interface)
 		}
 	}
 	return v
@@ -107,17 +110,21 @@ func (o outlook) view(s Service) firewall.Service {
 
 // allBut lists the interfaces that clients of a server may come in by which is
 // behind the given one.
-func allBut(server string) []string {
+func (o outlook) allBut(server string) []string {
+	names, known := o.others[server]
+	if known {
+		return names
+	}
 	all, err := net.Interfaces()
 	if err != nil {
 		return nil
 	}
-	var names []string
 	for _, i := range all {
 		if i.Name != server && i.Name != "lo" {
 			names = append(names, i.Name)
 		}
 	}
+	o.others[server] = names
 	return names
 }
 
@@ -140,7 +147,7 @@ func (o outlook) translation(s Service, at firewall.Hook) translation {
 		if at == firewall.Prerouting && t.to.IsValid() && !t.certain && len(p.In) == 0 {
 			// Docker's rules leave out what comes in by the server's own interface.
 			if route := o.routes.to(t.to.Addr()); route.Err == nil && !route.Local && route.Interface != "" {
-				p.In = allBut(route.Interface)
+				p.In = o.allBut(route.Interface)
 				t.to, t.rule, t.certain = o.Translation(p)
 			}
 		}

@@ -2,6 +2,7 @@ package protect
 
 import (
 	"math"
+	"net/netip"
 	"runtime"
 	"slices"
 	"testing"
@@ -78,7 +79,7 @@ var scaling = []scaled{
 			services[i].Mode, services[i].Options.Timestamps, services[i].Interfaces = "", false, gone
 		}
 		fw := firewall.New()
-		out := outlook{fw, "", fw.Classes(), map[question]any{}, known(services)}
+		out := outlook{fw, "", fw.Classes(), map[question]any{}, known(services), map[string][]string{}}
 		r := router{to: out.routes, policy: []kernel.PolicyRule{{Mark: 1, Mask: 1, Text: "x"}}, main: []kernel.TableRoute{{Interfaces: gone[:1]}}}
 		return func() {
 			out.modes(services)
@@ -94,11 +95,30 @@ var scaling = []scaled{
 	}},
 }
 
+// translations is the outlook for services each of which is led to a server of its own.
+var translations = scaled{"translations", 350, func(t *testing.T, n int) func() {
+	services := many(n)
+	for i := range services {
+		s := &services[i]
+		s.To, s.Interfaces = netip.AddrPortFrom(s.ProbeAt.Addr(), 8443), nil
+		s.Destination = netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), 32)
+		s.Port = uint16(i + 1)
+	}
+	fw := firewall.New()
+	out := outlook{fw, "", fw.Classes(), map[question]any{}, known(services), map[string][]string{}}
+	return func() {
+		out.modes(services)
+		if found := out.findings(services); len(found) != 0 || len(out.seen) > 2+n {
+			t.Errorf("%v; %d questions", found, len(out.seen))
+		}
+	}
+}}
+
 // known are routes that need no kernel.
 func known(services []Service) *routes {
 	r := &routes{}
 	for i := range services {
-		r.dsts = append(r.dsts, services[i].Destination.Addr())
+		r.dsts = append(r.dsts, services[i].ProbeAt.Addr())
 		r.answers = append(r.answers, kernel.RouteAnswer{RouteInfo: kernel.RouteInfo{Interface: "gone0", MTU: 1500}})
 	}
 	return r
@@ -108,7 +128,7 @@ func known(services []Service) *routes {
 // for each.
 func TestScale(t *testing.T) {
 	const few, manyMore, slack = 2000, 20000, 5
-	for _, part := range scaling {
+	for _, part := range append(scaling, translations) {
 		t.Run(part.name, func(t *testing.T) {
 			measure := func(n int) (best time.Duration, bytes uint64) {
 				work := part.make(t, n)
