@@ -165,7 +165,7 @@ func TestKernelRoute(t *testing.T) {
 		run(t, fw, command[0], command[1:]...)
 	}
 	addr := netip.MustParseAddr
-	for _, tt := range []struct {
+	table := []struct {
 		dst, src netip.Addr
 		want     kernel.RouteInfo
 	}{
@@ -193,7 +193,8 @@ func TestKernelRoute(t *testing.T) {
 		{dst: addr("10.77.1.255"), want: kernel.RouteInfo{Unreachable: "not the address of one host"}},
 		{dst: addr("224.0.0.1"), want: kernel.RouteInfo{Unreachable: "not the address of one host"}},
 		{dst: addr("ff02::1%eth0"), want: kernel.RouteInfo{Unreachable: "not the address of one host"}},
-	} {
+	}
+	for _, tt := range table {
 		on(t, fw, func() error {
 			got, err := kernel.Route(tt.dst, tt.src)
 			if err != nil {
@@ -205,6 +206,31 @@ func TestKernelRoute(t *testing.T) {
 			return nil
 		})
 	}
+	// Asked all at once, and many times over, the answers are the same.
+	var dsts []netip.Addr
+	var wants []kernel.RouteInfo
+	for range 20 {
+		for _, tt := range table {
+			if !tt.src.IsValid() {
+				dsts, wants = append(dsts, tt.dst), append(wants, tt.want)
+			}
+		}
+	}
+	on(t, fw, func() error {
+		answers, err := kernel.RouteAll(t.Context(), dsts)
+		if err != nil {
+			return err
+		}
+		for i, a := range answers {
+			if a.Err != nil {
+				return a.Err
+			}
+			if a.RouteInfo != wants[i] {
+				return fmt.Errorf("route to %s, number %d: %+v, want %+v", dsts[i], i, a.RouteInfo, wants[i])
+			}
+		}
+		return nil
+	})
 	for name, want := range map[string]bool{"eth2": true, "lo": true, "eth3": false} {
 		on(t, fw, func() error {
 			got, err := kernel.InterfaceExists(name)

@@ -46,6 +46,7 @@ A prefix, such as 192.0.2.0/24:443, needs all four options, or --probe-at.`,
 		&cli.BoolFlag{Name: "force", DisableDefaultText: true, Usage: "apply although the host's own rules or settings stand in the way"},
 		&cli.BoolFlag{Name: "dry-run", DisableDefaultText: true, Usage: "only show what would be done"},
 		&cli.BoolFlag{Name: "diff", DisableDefaultText: true, Usage: "show each change"},
+		allFlag(),
 		&cli.BoolFlag{Name: "no-verify", DisableDefaultText: true, Usage: "do not read back what was written"}),
 	do: runApply,
 }
@@ -99,7 +100,7 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &answer{result: done, text: func(w io.Writer, p paint) { writeApplied(w, p, done, c.Bool("diff")) }}, nil
+	return &answer{result: done, text: func(w io.Writer, p paint) { writeApplied(w, p, done, c.Bool("diff"), c.Bool("all")) }}, nil
 }
 
 // wishesFor asks the same of each target.
@@ -238,10 +239,16 @@ func backendName(name string) (string, error) {
 	return "", protect.Errorf(protect.Usage, "give auto, iptables, iptables-nft, iptables-legacy or nftables", "--backend %s: not known", quote(name))
 }
 
-func writeApplied(w io.Writer, p paint, a *protect.Applied, diff bool) {
-	writeServices(w, a.Services)
-	if diff || a.DryRun {
-		writeChanges(w, p, a.Changes, a.Backend)
+func writeApplied(w io.Writer, p paint, a *protect.Applied, diff, all bool) {
+	writeServices(w, a.Services, all)
+	switch {
+	case diff || len(a.Changes) <= manyChanges:
+		if diff || a.DryRun {
+			writeChanges(w, p, a.Changes, a.Backend)
+		}
+	case a.DryRun:
+		writeChanges(w, p, a.Changes[:manyChanges], a.Backend)
+		fmt.Fprintf(w, "and %d changes more; --diff shows them\n", len(a.Changes)-manyChanges)
 	}
 	findings := a.Findings
 	if !a.DryRun { // what is at risk was said before
@@ -263,19 +270,14 @@ func writeApplied(w io.Writer, p paint, a *protect.Applied, diff bool) {
 	}
 }
 
+// manyChanges is how many changes a dry run shows that was not asked for all.
+const manyChanges = 200
+
 func verifiedNote(a *protect.Applied) string {
 	if a.Verified {
 		return ", read back and right"
 	}
 	return ", not read back"
-}
-
-func writeServices(w io.Writer, services []protect.Service) {
-	rows := [][]string{{"SERVICE", "HOOK", "MODE", "INTERFACES", "FIRST", "MSS", "WSCALE", "SACK", "TS", "SOURCE"}}
-	for _, s := range services {
-		rows = append(rows, serviceRow(s))
-	}
-	table(w, rows...)
 }
 
 func writeChanges(w io.Writer, p paint, changes []protect.Change, backend string) {

@@ -5,13 +5,22 @@ package main
 
 import (
 	"context"
+	"math"
 	"os"
 	"os/signal"
+	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 )
 
+// thrift is from how many bytes on garbage is collected more often. A hundred
+// thousand services need less than that; of ten thousand, it makes no difference.
+const thrift = 160 << 20
+
 func main() {
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 { // GOMEMLIMIT is not set
+		debug.SetMemoryLimit(thrift)
+	}
 	_ = forgetCaller() // an environment that cannot be set is out of memory
 	// Each of these rolls back what was begun. A second one does not stop the
 	// rollback; only SIGKILL does. What the caller ignores, as nohup does, stays

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -51,29 +49,38 @@ func writeJSON(w io.Writer, command string, result any, failure error) error {
 		Schema  int    `json:"schema"`
 		Command string `json:"command"`
 	}{schema, command}
-	parts := []any{head}
+	sources := []any{head}
 	if result != nil {
-		parts = append(parts, result)
+		sources = append(sources, result)
 	}
 	if failure != nil {
-		parts = append(parts, struct {
+		sources = append(sources, struct {
 			Error errorJSON `json:"error"`
 		}{errorJSON{protect.CodeOf(failure), failure.Error(), protect.HintOf(failure)}})
 	}
-	var fields [][]byte
-	for _, p := range parts {
-		var b bytes.Buffer
-		enc := json.NewEncoder(&b)
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(p); err != nil {
+	// What JSON cannot say is found before anything is written.
+	var parts []part
+	for _, source := range sources {
+		more, err := partsOf(source)
+		if err != nil {
 			return err
 		}
-		inner := bytes.TrimSpace(b.Bytes())
-		if inner = inner[1 : len(inner)-1]; len(inner) > 0 {
-			fields = append(fields, inner)
-		}
+		parts = append(parts, more...)
 	}
-	_, err := fmt.Fprintf(w, "{%s}\n", bytes.Join(fields, []byte(",")))
+	separator := "{"
+	for _, p := range parts {
+		if len(p.text) == 0 {
+			continue
+		}
+		if _, err := io.WriteString(w, separator); err != nil {
+			return err
+		}
+		if err := p.write(w); err != nil {
+			return err
+		}
+		separator = ","
+	}
+	_, err := io.WriteString(w, "}\n")
 	return err
 }
 

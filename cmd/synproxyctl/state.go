@@ -5,13 +5,11 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/synproxyctl/synproxyctl/internal/protect"
-	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 var statusCommand = command{
@@ -21,7 +19,8 @@ var statusCommand = command{
   watch -n 1 synproxyctl status
   synproxyctl status --json | jq .counters
 `,
-	do: runStatus,
+	flags: []cli.Flag{allFlag()},
+	do:    runStatus,
 }
 
 func runStatus(_ env, c *cli.Context) (*answer, error) {
@@ -33,10 +32,10 @@ func runStatus(_ env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &answer{result: st, text: func(w io.Writer, p paint) { writeStatus(w, p, st) }}, nil
+	return &answer{result: st, text: func(w io.Writer, p paint) { writeStatus(w, p, st, c.Bool("all")) }}, nil
 }
 
-func writeStatus(w io.Writer, p paint, st *protect.Status) {
+func writeStatus(w io.Writer, p paint, st *protect.Status, all bool) {
 	state := string(st.State)
 	switch st.State {
 	case protect.Active:
@@ -73,35 +72,9 @@ func writeStatus(w io.Writer, p paint, st *protect.Status) {
 	table(w, rows...)
 	if len(st.Services) > 0 {
 		fmt.Fprintln(w)
-		writeServices(w, st.Services)
+		writeServices(w, st.Services, all)
 	}
 	writeFindings(w, p, st.Findings)
-}
-
-func serviceRow(s protect.Service) []string {
-	interfaces := "all but lo"
-	if len(s.Interfaces) > 0 {
-		interfaces = strings.Join(s.Interfaces, ",")
-	}
-	name := s.String()
-	if s.Name != "" && s.Name != name {
-		name = s.Name + " (" + name + ")"
-	}
-	mode := string(s.Mode)
-	switch {
-	case s.To.IsValid():
-		mode += " to " + s.To.String()
-	case s.Published:
-		mode += ", published"
-	}
-	first := s.First
-	if first == "" {
-		first = rules.FirstUnknown
-	}
-	return []string{
-		printable(name), string(s.Hook), mode, interfaces, string(first), orDash(s.Options.MSS), orDash(s.Options.WScale),
-		yesNo(s.Options.SACKPerm), yesNo(s.Options.Timestamps), string(s.Source),
-	}
 }
 
 var verifyCommand = command{

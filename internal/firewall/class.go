@@ -2,8 +2,9 @@ package firewall
 
 import (
 	"bytes"
-	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
@@ -64,29 +65,88 @@ func (k *Classes) add(c *Condition) {
 	}
 }
 
-// part names the interval between cuts that all of a range lies in; a range that
-// lies in several is alike only to itself.
-func (c *cuts) part(r Range) string {
-	place := func(v []byte) int {
-		i, found := slices.BinarySearchFunc(c.at, v, bytes.Compare)
-		if found {
-			i++
-		}
-		return i
+// part is the interval between cuts that all of a range lies in. It is -1 for a
+// range that lies in several, which is alike only to itself.
+func (c *cuts) part(from, to []byte) int {
+	first := c.place(from)
+	if c.exact || first != c.place(to) {
+		return -1
 	}
-	from, to := place(r.From), place(r.To)
-	if c.exact || from != to {
-		return fmt.Sprintf("%x-%x", r.From, r.To)
-	}
-	return fmt.Sprint(from)
+	return first
 }
 
-// Of returns the name of the class of a service.
-func (k *Classes) Of(s Service) string {
-	addresses := &k.four
-	if rules.FamilyOf(s.Destination.Addr()) == rules.IPv6 {
-		addresses = &k.six
+// place counts the cuts up to a value.
+func (c *cuts) place(v []byte) int {
+	low, high := 0, len(c.at)
+	for low < high {
+		if middle := int(uint(low+high) >> 1); bytes.Compare(c.at[middle], v) <= 0 {
+			low = middle + 1
+		} else {
+			high = middle
+		}
 	}
-	return fmt.Sprintf("%s %s %t %t %s %q %t %s %t %s", addresses.part(prefixRange(s.Destination)), k.ports.part(portRange(s.Port, s.Port)),
-		s.Destination.Addr().Is6(), s.Destination.IsSingleIP(), s.Hook, s.Interfaces, s.Tracked, s.To, s.ToLocal, s.Backend)
+	return low
+}
+
+// A Class stands for services that the rules of a firewall treat alike. Equal
+// ones do; it serves as the key of a map.
+type Class struct {
+	at, to          spot
+	six, single     bool
+	hook            Hook
+	interfaces, out string
+	tracked         bool
+	translated      bool // to counts
+	toLocal         bool
+	backend         Origin
+}
+
+// A spot is where rules see no difference.
+type spot struct {
+	addresses, ports int          // [cuts.part] of them
+	destination      netip.Prefix // if it is alike only to itself
+	port             uint16       // likewise
+}
+
+func (k *Classes) spot(p netip.Prefix, port uint16) spot {
+	number := [2]byte{byte(port >> 8), byte(port)}
+	s := spot{addresses: k.addresses(p), ports: k.ports.part(number[:], number[:])}
+	if s.addresses < 0 {
+		s.destination = p
+	}
+	if s.ports < 0 {
+		s.port = port
+	}
+	return s
+}
+
+// Of returns the class of a service.
+func (k *Classes) Of(s Service) Class {
+	c := Class{
+		at: k.spot(s.Destination, s.Port), six: s.Destination.Addr().Is6(), single: s.Destination.IsSingleIP(), hook: s.Hook,
+		interfaces: strings.Join(s.Interfaces, "/"), tracked: s.Tracked, backend: s.Backend,
+	}
+	if a := s.To.Addr(); s.To.IsValid() {
+		c.translated, c.to = true, k.spot(netip.PrefixFrom(a, a.BitLen()), s.To.Port())
+		c.toLocal, c.out = s.ToLocal, strings.Join(s.Out, "/")
+	}
+	return c
+}
+
+// addresses is the [cuts.part] of a prefix.
+func (k *Classes) addresses(p netip.Prefix) int {
+	switch a := p.Addr(); {
+	case !p.IsSingleIP():
+		all, addresses := prefixRange(p), &k.four
+		if rules.FamilyOf(a) == rules.IPv6 {
+			addresses = &k.six
+		}
+		return addresses.part(all.From, all.To)
+	case a.Is4():
+		v := a.As4()
+		return k.four.part(v[:], v[:])
+	default:
+		v := a.As16()
+		return k.six.part(v[:], v[:])
+	}
 }

@@ -16,25 +16,33 @@ func TestClasses(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		fw   Firewall
-		most int // classes of the 4 * 256 * 7 services
+		most int // classes of the 6 * 256 * 7 services
 	}{
-		{"nothing", parse(t, ""), 4},
-		{"mixed", parse(t, mixed), 300},
-		{"odd mask", parse(t, filter("-A INPUT -d 192.0.2.1/255.255.255.1 -p tcp -j DROP")), 1024},
-		{"ufw", loadFile(t, "ufw.save"), 200},
-		{"Docker", loadFile(t, "docker.save"), 200},
+		{"nothing", parse(t, ""), 6},
+		{"mixed", parse(t, mixed), 450},
+		{"odd mask", parse(t, filter("-A INPUT -d 192.0.2.1/255.255.255.1 -p tcp -j DROP")), 1536},
+		{"ufw", loadFile(t, "ufw.save"), 300},
+		{"Docker", loadFile(t, "docker.save"), 300},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			classes, seen := tt.fw.Classes(), map[string]string{}
+			classes, seen := tt.fw.Classes(), map[Class]string{}
 			for last := range 256 {
 				for _, port := range []uint16{1, 22, 80, 81, 443, 5432, 8080} {
-					for i, s := range []Service{service(Input, true), service(Input, false), service(Forward, true), service(Forward, false)} {
-						s.Destination, s.Port = netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(last)}), 32), port
+					at := netip.AddrFrom4([4]byte{192, 0, 2, byte(last)})
+					local, routed := service(Input, false), service(Input, false)
+					local.To, local.ToLocal = netip.AddrPortFrom(at, port), true
+					routed.To, routed.Out = local.To, []string{"eth1"}
+					for i, s := range []Service{service(Input, true), service(Input, false), service(Forward, true), service(Forward, false), local, routed} {
+						if s.To.IsValid() {
+							s.Destination, s.Port = netip.MustParsePrefix("198.51.100.1/32"), 9
+						} else {
+							s.Destination, s.Port = netip.PrefixFrom(at, 32), port
+						}
 						fate, restricts := tt.fw.Restricts(s)
 						answer := fmt.Sprint(strings.Join(codes(tt.fw.Blockers(s)), ","), fate.Outcome, restricts)
 						class := classes.Of(s)
 						if other, ok := seen[class]; ok && other != answer {
-							t.Fatalf("%s:%d (%d): %s, but another of class %q: %s", s.Destination, port, i, answer, class, other)
+							t.Fatalf("%s:%d (%d): %s, but another of class %+v: %s", s.Destination, port, i, answer, class, other)
 						}
 						seen[class] = answer
 					}

@@ -95,7 +95,7 @@ func (d *dialogue) carry(sockets []Socket, timeout time.Duration) (injected int,
 
 // insertion is the request that makes the entry if there is none.
 func (c Conn) insertion() request {
-	return request{command: nl.IPCTNL_MSG_CT_NEW, flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, payload: c.creating()}
+	return request{typ: ctnetlink(nl.IPCTNL_MSG_CT_NEW), flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, payload: c.creating()}
 }
 
 // tuple returns the initiator's direction.

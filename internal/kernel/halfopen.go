@@ -121,7 +121,7 @@ func (d *dialogue) forget(ctx context.Context, conns []Conn, as func(Conn) bool)
 	}
 	requests := make([]request, len(conns))
 	for i, c := range conns {
-		requests[i] = request{command: nl.IPCTNL_MSG_CT_GET, payload: c.naming()}
+		requests[i] = request{typ: ctnetlink(nl.IPCTNL_MSG_CT_GET), question: true, payload: c.naming()}
 	}
 	answers, err := d.ask(requests)
 	if err != nil {
@@ -132,7 +132,7 @@ func (d *dialogue) forget(ctx context.Context, conns []Conn, as func(Conn) bool)
 		if a.err == nil {
 			var now Conn
 			if now, a.err = parseConn(a.data); a.err == nil && as(now) && (now.id == conns[i].id || conns[i].id == 0) {
-				still = append(still, request{command: nl.IPCTNL_MSG_CT_DELETE, payload: conns[i].naming()})
+				still = append(still, request{typ: ctnetlink(nl.IPCTNL_MSG_CT_DELETE), payload: conns[i].naming()})
 			}
 		}
 		if a.err != nil && !errors.Is(a.err, unix.ENOENT) {

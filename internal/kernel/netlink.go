@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -13,11 +12,14 @@ import (
 // fit into the socket's receive buffer, whose default holds some hundreds.
 const maxBatch = 32
 
-// A request is one message of ctnetlink.
+// A request is one message to the kernel.
 type request struct {
-	command int    // IPCTNL_MSG_CT_*
+	typ     int    // of the message: [ctnetlink], or RTM_*
 	flags   uint16 // beside NLM_F_REQUEST and, unless it is a question, NLM_F_ACK
-	payload []byte // from the struct nfgenmsg on
+	payload []byte // from the struct nfgenmsg, or rtmsg, on
+	// question tells that the answer is an entry or an error, without an
+	// acknowledgement of its own.
+	question bool
 }
 
 // An answer is what the kernel said to one request.
@@ -26,74 +28,77 @@ type answer struct {
 	data []byte // the entry that was asked for
 }
 
-// question tells that the answer is an entry or an error, without an
-// acknowledgement of its own.
-func (r request) question() bool { return r.command == nl.IPCTNL_MSG_CT_GET }
-
-// A dialogue sends requests to ctnetlink, many in one system call, which
+// A dialogue sends requests to the kernel, many in one system call, which
 // neither package of netlink that we use does.
 type dialogue struct {
-	fd  int
-	seq uint32
-	buf []byte
+	fd   int
+	name string // of the subsystem, for errors
+	seq  uint32
+	buf  []byte // what was received last
+	out  []byte // what was sent last
+	kept []byte // what answers hold, until the next question
 }
 
-func openDialogue() (*dialogue, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+// openDialogue begins one with ctnetlink.
+func openDialogue() (*dialogue, error) { return dial(unix.NETLINK_NETFILTER, "ctnetlink") }
+
+func dial(protocol int, name string) (*dialogue, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("ctnetlink: %w", err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	d := &dialogue{fd: fd, buf: make([]byte, 64<<10)}
+	d := &dialogue{fd: fd, name: name, buf: make([]byte, 64<<10)}
 	// The kernel answers before it returns from sendto(2). The timeout is for a
 	// kernel that does not.
 	err = errors.Join(
 		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
+		// So that nothing comes in that is not from the kernel
+		// (netlink_getsockbyportid in net/netlink/af_netlink.c, 6.18).
+		unix.Connect(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}),
 		// An error does not bring our request back.
 		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
 	)
 	if err != nil {
 		d.close()
-		return nil, fmt.Errorf("ctnetlink: %w", err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return d, nil
 }
 
 func (d *dialogue) close() { _ = unix.Close(d.fd) }
 
-// ask sends at most [maxBatch] requests and returns an answer to each. The error
-// concerns all of them; it is [fs.ErrPermission] without CAP_NET_ADMIN.
+// ask sends at most [maxBatch] requests and returns an answer to each, which
+// holds until the next ones are sent. The error concerns all of them; it is
+// [fs.ErrPermission] without CAP_NET_ADMIN.
 func (d *dialogue) ask(requests []request) ([]answer, error) {
 	if len(requests) == 0 {
 		return nil, nil
 	}
 	if len(requests) > maxBatch {
-		return nil, fmt.Errorf("ctnetlink: %d requests at once", len(requests))
+		return nil, fmt.Errorf("%s: %d requests at once", d.name, len(requests))
 	}
 	first := d.seq + 1
-	var out []byte
+	d.out, d.kept = d.out[:0], d.kept[:0]
 	for _, r := range requests {
 		d.seq++
-		out = appendMessage(out, d.seq, r)
+		d.out = appendMessage(d.out, d.seq, r)
 	}
-	if err := unix.Sendto(d.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, fmt.Errorf("ctnetlink: %w", err)
+	if _, err := unix.Write(d.fd, d.out); err != nil {
+		return nil, fmt.Errorf("%s: %w", d.name, err)
 	}
 	answers := make([]answer, len(requests))
 	for open := len(requests); open > 0; {
-		n, from, err := unix.Recvfrom(d.fd, d.buf, 0)
+		n, err := unix.Read(d.fd, d.buf)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("ctnetlink: %w", err)
+			return nil, fmt.Errorf("%s: %w", d.name, err)
 		}
-		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
-			continue // not from the kernel
-		}
-		done, err := parseAnswers(d.buf[:n], first, answers)
+		done, err := parseAnswers(d.buf[:n], first, answers, &d.kept)
 		if err != nil {
-			return nil, fmt.Errorf("ctnetlink: %w", err)
+			return nil, fmt.Errorf("%s: %w", d.name, err)
 		}
 		open -= done
 	}
@@ -102,9 +107,9 @@ func (d *dialogue) ask(requests []request) ([]answer, error) {
 
 func appendMessage(out []byte, seq uint32, r request) []byte {
 	out = binary.NativeEndian.AppendUint32(out, uint32(unix.NLMSG_HDRLEN+len(r.payload)))
-	out = binary.NativeEndian.AppendUint16(out, uint16(ctnetlink(r.command)))
+	out = binary.NativeEndian.AppendUint16(out, uint16(r.typ))
 	flags := unix.NLM_F_REQUEST | r.flags
-	if !r.question() {
+	if !r.question {
 		flags |= unix.NLM_F_ACK
 	}
 	out = binary.NativeEndian.AppendUint16(out, flags)
@@ -115,8 +120,9 @@ func appendMessage(out []byte, seq uint32, r request) []byte {
 }
 
 // parseAnswers reads the netlink messages in data, which answer requests
-// numbered from first on, and returns how many of them are settled.
-func parseAnswers(data []byte, first uint32, answers []answer) (done int, err error) {
+// numbered from first on, and returns how many of them are settled. It copies
+// the entries to the end of kept.
+func parseAnswers(data []byte, first uint32, answers []answer, kept *[]byte) (done int, err error) {
 	for len(data) > 0 {
 		if len(data) < unix.NLMSG_HDRLEN {
 			return done, errTruncated
@@ -134,7 +140,9 @@ func parseAnswers(data []byte, first uint32, answers []answer) (done int, err er
 		}
 		if typ != unix.NLMSG_ERROR {
 			// Entries come in answer to questions only, one to each.
-			answers[index].data = append([]byte(nil), payload...)
+			begin := len(*kept)
+			*kept = append(*kept, payload...)
+			answers[index].data = (*kept)[begin:len(*kept):len(*kept)]
 			done++
 			continue
 		}

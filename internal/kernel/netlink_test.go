@@ -29,12 +29,12 @@ func TestParseAnswers(t *testing.T) {
 		acknowledge(6, unix.EIO), // of an earlier question
 		reply(256, 8, []byte("abc")), acknowledge(9, 0),
 		acknowledge(7, unix.ENOENT),
-	), 7, answers)
+	), 7, answers, new([]byte))
 	if err != nil || done != 3 || !errors.Is(answers[0].err, unix.ENOENT) || string(answers[1].data) != "abc" ||
 		answers[1].err != nil || answers[2].err != nil || answers[2].data != nil {
 		t.Errorf("%d, %v: %+v", done, err, answers)
 	}
-	if _, err := parseAnswers(acknowledge(7, unix.EPERM), 7, answers); !errors.Is(err, unix.EPERM) {
+	if _, err := parseAnswers(acknowledge(7, unix.EPERM), 7, answers, new([]byte)); !errors.Is(err, unix.EPERM) {
 		t.Errorf("not permitted: %v", err)
 	}
 	ok := acknowledge(7, 0)
@@ -44,7 +44,7 @@ func TestParseAnswers(t *testing.T) {
 		"overrun":          ok[:len(ok)-4],
 		"an errno is less": reply(unix.NLMSG_ERROR, 7, []byte{1, 2}),
 	} {
-		if _, err := parseAnswers(data, 7, answers); !errors.Is(err, errTruncated) {
+		if _, err := parseAnswers(data, 7, answers, new([]byte)); !errors.Is(err, errTruncated) {
 			t.Errorf("%s: %v, want errTruncated", name, err)
 		}
 	}
@@ -56,7 +56,7 @@ func FuzzParseAnswers(f *testing.F) {
 	f.Add(make([]byte, 16))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		before := slices.Clone(data)
-		if done, _ := parseAnswers(data, 7, make([]answer, 2)); done < 0 || done > len(data)/unix.NLMSG_HDRLEN {
+		if done, _ := parseAnswers(data, 7, make([]answer, 2), new([]byte)); done < 0 || done > len(data)/unix.NLMSG_HDRLEN {
 			t.Fatalf("%d answers in %d bytes", done, len(data))
 		}
 		if !slices.Equal(data, before) {

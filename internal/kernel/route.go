@@ -3,7 +3,6 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -63,7 +62,8 @@ func Route(dst, src netip.Addr) (RouteInfo, error) {
 	if len(routes) == 0 {
 		return RouteInfo{}, fmt.Errorf("route to %s: the kernel's answer is empty", dst)
 	}
-	info, err := describe(routes[0], dst)
+	r := routes[0]
+	info, err := new(links).describe(taken{typ: r.Type, index: r.LinkIndex, mtu: r.MTU}, dst)
 	if err != nil {
 		return RouteInfo{}, fmt.Errorf("route to %s: %w", dst, err)
 	}
@@ -86,19 +86,33 @@ func unreachable(err error) string {
 	return ""
 }
 
-func describe(r netlink.Route, dst netip.Addr) (RouteInfo, error) {
-	switch r.Type {
+// taken is what matters of a route that the kernel has chosen.
+type taken struct {
+	typ   int // RTN_*
+	index int // of the interface
+	mtu   int // of the route, in bytes; 0: it has none of its own
+}
+
+// links are the interfaces and the addresses of this machine, each read when it
+// is first asked for.
+type links struct {
+	attrs map[int]*netlink.LinkAttrs
+	held  map[bool]map[netip.Addr]int // the interface that has an address, by whether it is IPv4
+}
+
+func (l *links) describe(r taken, dst netip.Addr) (RouteInfo, error) {
+	switch r.typ {
 	case unix.RTN_BROADCAST, unix.RTN_MULTICAST, unix.RTN_ANYCAST:
 		return RouteInfo{Unreachable: notOneHost}, nil
 	case unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT, unix.RTN_BLACKHOLE, unix.RTN_THROW:
 		return RouteInfo{Unreachable: "an unreachable route"}, nil
 	}
-	info := RouteInfo{Local: r.Type == unix.RTN_LOCAL}
-	index := r.LinkIndex
+	info := RouteInfo{Local: r.typ == unix.RTN_LOCAL}
+	index := r.index
 	if info.Local {
 		// The route of a local address goes through lo, whose MTU says nothing
 		// of the path to the clients.
-		holder, err := holderOf(dst)
+		holder, err := l.holderOf(dst)
 		if err != nil {
 			return RouteInfo{}, err
 		}
@@ -106,19 +120,30 @@ func describe(r netlink.Route, dst netip.Addr) (RouteInfo, error) {
 			index = holder
 		}
 	}
-	link, err := netlink.LinkByIndex(index)
-	if err != nil {
-		return RouteInfo{}, fmt.Errorf("interface %d: %w", index, err)
+	attrs, known := l.attrs[index]
+	if !known {
+		link, err := netlink.LinkByIndex(index)
+		if err != nil {
+			return RouteInfo{}, fmt.Errorf("interface %d: %w", index, err)
+		}
+		if l.attrs == nil {
+			l.attrs = map[int]*netlink.LinkAttrs{}
+		}
+		attrs = link.Attrs()
+		l.attrs[index] = attrs
 	}
-	info.Interface, info.MTU = link.Attrs().Name, link.Attrs().MTU
-	if !info.Local && r.MTU > 0 {
-		info.MTU = min(info.MTU, r.MTU)
+	info.Interface, info.MTU = attrs.Name, attrs.MTU
+	if !info.Local && r.mtu > 0 {
+		info.MTU = min(info.MTU, r.mtu)
 	}
 	return info, nil
 }
 
 // holderOf returns the index of the interface that has the address, or 0.
-func holderOf(addr netip.Addr) (int, error) {
+func (l *links) holderOf(addr netip.Addr) (int, error) {
+	if held, known := l.held[addr.Is4()]; known {
+		return held[addr], nil
+	}
 	family := netlink.FAMILY_V6
 	if addr.Is4() {
 		family = netlink.FAMILY_V4
@@ -131,12 +156,18 @@ func holderOf(addr netip.Addr) (int, error) {
 		if err != nil {
 			return 0, fmt.Errorf("list of addresses: %w", err)
 		}
+		held := make(map[netip.Addr]int, len(list))
 		for _, a := range list {
-			if a.IP.Equal(net.IP(addr.AsSlice())) {
-				return a.LinkIndex, nil
+			ip, _ := netip.AddrFromSlice(a.IP)
+			if ip = ip.Unmap(); held[ip] == 0 { // the first of several interfaces
+				held[ip] = a.LinkIndex
 			}
 		}
-		return 0, nil
+		if l.held == nil {
+			l.held = map[bool]map[netip.Addr]int{}
+		}
+		l.held[addr.Is4()] = held
+		return held[addr], nil
 	}
 	return 0, fmt.Errorf("list of addresses: %w %d times", netlink.ErrDumpInterrupted, maxDumps)
 }

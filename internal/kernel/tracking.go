@@ -80,7 +80,7 @@ func tracking(family Family) (bool, error) {
 	defer d.close()
 	entry := Conn{Original: flow, transport: unix.IPPROTO_UDP}.naming()
 	// The deletion is the question: it tells whether the entry was there.
-	answers, err := d.ask([]request{{command: nl.IPCTNL_MSG_CT_DELETE, payload: entry}})
+	answers, err := d.ask([]request{{typ: ctnetlink(nl.IPCTNL_MSG_CT_DELETE), payload: entry}})
 	switch {
 	case err != nil:
 		return false, err

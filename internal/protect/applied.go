@@ -1,6 +1,10 @@
 package protect
 
-import "github.com/synproxyctl/synproxyctl/pkg/rules"
+import (
+	"slices"
+
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
 
 // Change is one thing that was, or would be, changed.
 type Change struct {
@@ -36,7 +40,7 @@ type Applied struct {
 func (p *plan) outcome(o Order) *Applied {
 	a := &Applied{
 		Changed: p.changes(), DryRun: o.DryRun, Backend: p.backend.Name(), Reason: p.reason,
-		Services: o.Services, Changes: []Change{}, Findings: append(adviseOptions(o.Services), o.Findings...),
+		Services: o.Services, Changes: []Change{}, Findings: slices.Concat([]Finding{}, adviseOptions(o.Services), o.Findings),
 	}
 	a.Connections = p.earlier
 	a.Findings = append(append(a.Findings, p.findings...), p.earlier.findings()...)
@@ -80,17 +84,23 @@ func (a *Applied) members(action rules.Action, s rules.Set, members []rules.Memb
 
 // adviseOptions tells what the options of the services mean for their clients.
 func adviseOptions(services []Service) []Finding {
-	fs := []Finding{}
-	for _, s := range services {
+	var found tally
+	for i := range services {
+		s := &services[i]
+		found.next()
 		o := s.Options
 		if !o.Timestamps && (o.SACKPerm || o.WScale != nil) {
-			fs = append(fs, finding(Warn, "no-timestamps", "enable timestamps on the backend (net.ipv4.tcp_timestamps=1)",
-				"%s: without timestamps the cookie has no room for wscale and SACK: transfers over long distances will be slow", s))
+			found.tell(Warn, "no-timestamps", "", func() Finding {
+				return finding(Warn, "no-timestamps", "enable timestamps on the backend (net.ipv4.tcp_timestamps=1)",
+					"%s: without timestamps the cookie has no room for wscale and SACK: transfers over long distances will be slow", s)
+			})
 		}
 		if s.SynCookies {
-			fs = append(fs, finding(Info, "backend-syn-cookies", "behind SYNPROXY the backend does not need net.ipv4.tcp_syncookies=2",
-				"%s: the backend answers with SYN cookies of its own", s))
+			found.tell(Info, "backend-syn-cookies", "", func() Finding {
+				return finding(Info, "backend-syn-cookies", "behind SYNPROXY the backend does not need net.ipv4.tcp_syncookies=2",
+					"%s: the backend answers with SYN cookies of its own", s)
+			})
 		}
 	}
-	return fs
+	return found.findings()
 }

@@ -3,7 +3,6 @@ package protect
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"slices"
 	"time"
 
@@ -47,6 +46,7 @@ type plan struct {
 	old     *record           // nil: not applied before
 	new     *record
 
+	routes   routes
 	earlier  Earlier
 	findings []Finding // of what stands in the way
 }
@@ -77,7 +77,8 @@ func (h *Host) Apply(ctx context.Context, o Order) (*Applied, error) {
 
 // apply is [Host.Apply] under the lock.
 func (h *Host) apply(ctx context.Context, s store, o Order) (*Applied, error) {
-	o.Services = slices.SortedFunc(slices.Values(o.Services), Service.compare)
+	o.Services = slices.Clone(o.Services)
+	sortServices(o.Services)
 	p, err := h.plan(ctx, s, o)
 	if err != nil {
 		return nil, err
@@ -114,7 +115,7 @@ func checkOrder(o Order) error {
 	if len(o.Services) == 0 {
 		return Errorf(Usage, "name at least one target; to take the protection away use revert", "nothing to protect")
 	}
-	if err := policyOf(o.Services).Validate(); err != nil {
+	if err := validate(o.Services); err != nil {
 		return Errorf(Usage, "correct the service that is named", "%w", err)
 	}
 	return nil
@@ -125,7 +126,7 @@ func (p *plan) changes() bool { return len(p.steps) > 0 || len(p.others) > 0 || 
 
 // same reports whether nothing has to be done, not even to the record.
 func (p *plan) same() bool {
-	return !p.changes() && p.old != nil && p.old.Backend == p.new.Backend && reflect.DeepEqual(p.old.Services, p.new.Services) &&
+	return !p.changes() && p.old != nil && p.old.Backend == p.new.Backend && slices.EqualFunc(p.old.Services, p.new.Services, Service.equal) &&
 		!p.old.Draining && !p.old.Unfinished && p.old.Pending == nil && p.new.Pending == nil
 }
 
@@ -141,13 +142,17 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	if err := h.chooseBackend(ctx, p, o.Backend); err != nil {
 		return nil, err
 	}
-	if p.findings, err = h.foresee(ctx, p.backend.Name(), o); err != nil {
+	if p.findings, err = h.foresee(ctx, p.backend.Name(), o, &p.routes); err != nil {
 		return nil, err
 	}
 	families := familiesOf(o.Services, p.old)
 	next := policyOf(o.Services)
 	next.Anchors, next.Window = families, rules.CanOpenWindow(ctx)
-	p.want, p.via = next.Ruleset(p.backend.Name()), p.old.policy().Close(next).Ruleset(p.backend.Name())
+	p.want = next.Ruleset(p.backend.Name())
+	p.via = p.want
+	if next.Closing = p.old.closing(o.Services); len(next.Closing) > 0 {
+		p.via = next.Ruleset(p.backend.Name())
+	}
 	if err := conflicts(rules.Compare(p.have, p.want)); err != nil {
 		return nil, err
 	}
@@ -217,14 +222,17 @@ func (p *plan) note(c sysctl.Change) {
 
 // foresee settles the modes of the services, and tells what of the host stands
 // in their way; what is fatal is an error, unless it is forced.
-func (h *Host) foresee(ctx context.Context, backend string, o Order) ([]Finding, error) {
-	out, err := lookOut(ctx, backend)
+func (h *Host) foresee(ctx context.Context, backend string, o Order, known *routes) ([]Finding, error) {
+	out, err := lookOut(ctx, backend, known)
 	if err != nil {
+		return nil, err
+	}
+	if err := out.routes.ask(ctx, o.Services); err != nil {
 		return nil, err
 	}
 	out.modes(o.Services)
 	found := out.findings(o.Services)
-	more, err := h.environment(o.Services, out)
+	more, err := h.environment(ctx, o.Services, out)
 	if err != nil {
 		return nil, err
 	}

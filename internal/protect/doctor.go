@@ -49,8 +49,11 @@ func (h *Host) Doctor(ctx context.Context, services []Service, backend string) (
 		// Any service will do for what concerns them all; this one is nobody's.
 		d.Findings = append(d.Findings, h.trial(ctx, p.backend, rules.Policy{Anchors: rules.Families[:]})...)
 	} else {
-		out, err := lookOut(ctx, p.backend.Name())
+		out, err := lookOut(ctx, p.backend.Name(), &routes{})
 		if err != nil {
+			return nil, err
+		}
+		if err := out.routes.ask(ctx, d.Services); err != nil {
 			return nil, err
 		}
 		out.modes(d.Services)
@@ -58,7 +61,7 @@ func (h *Host) Doctor(ctx context.Context, services []Service, backend string) (
 		policy := policyOf(d.Services)
 		policy.Window = rules.CanOpenWindow(ctx)
 		d.Findings = append(d.Findings, h.trial(ctx, p.backend, policy)...)
-		more, err := h.environment(d.Services, out)
+		more, err := h.environment(ctx, d.Services, out)
 		if err != nil {
 			return nil, err
 		}
@@ -118,8 +121,8 @@ func (h *Host) cookiesWouldDo(ctx context.Context, services []Service) (Finding,
 	if len(services) == 0 || err != nil || cookies == "0" || slices.ContainsFunc(services, remote) {
 		return Finding{}, false
 	}
-	for _, s := range services {
-		if on, err := kernel.Tracking(ctx, kernelFamily(s.Family())); err != nil || on {
+	for _, f := range familiesOf(services, nil) {
+		if on, err := kernel.Tracking(ctx, kernelFamily(f)); err != nil || on {
 			return finding(Info, "syn-cookies-nearly-enough", "keep SYNPROXY if the table could fill, or against floods of ACKs",
 				"the servers are this host, whose own SYN cookies withstand floods of SYNs; those fill the connection tracking table, which SYNPROXY prevents"), true
 		}

@@ -1,6 +1,7 @@
 package protect
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -10,10 +11,13 @@ import (
 
 // environment finds what of the host, apart from its rules, breaks or weakens
 // the protection of services: routes, settings, and the size of tables.
-func (h *Host) environment(services []Service, out outlook) ([]Finding, error) {
+func (h *Host) environment(ctx context.Context, services []Service, out outlook) ([]Finding, error) {
+	if err := out.routes.ask(ctx, services); err != nil {
+		return nil, err
+	}
 	found := h.settingsInTheWay(services)
 	for _, f := range rules.Families {
-		mine := slices.DeleteFunc(slices.Clone(services), func(s Service) bool { return s.Family() != f })
+		mine := ofFamily(services, f)
 		if len(mine) == 0 {
 			continue
 		}
@@ -27,6 +31,26 @@ func (h *Host) environment(services []Service, out outlook) ([]Finding, error) {
 		found = append(found, f)
 	}
 	return found, nil
+}
+
+// ofFamily returns the services of a family: the very list if all are.
+func ofFamily(services []Service, f rules.Family) []Service {
+	n := 0
+	for i := range services {
+		if services[i].Family() == f {
+			n++
+		}
+	}
+	if n == len(services) {
+		return services
+	}
+	mine := make([]Service, 0, n)
+	for i := range services {
+		if services[i].Family() == f {
+			mine = append(mine, services[i])
+		}
+	}
+	return mine
 }
 
 func kernelFamily(f rules.Family) kernel.Family {

@@ -37,30 +37,47 @@ func recordLost() Finding {
 // tally collects findings, those that differ only in the service as one.
 type tally struct {
 	list    []Finding
-	at      map[string]int // in list, by the code and what else makes a difference
+	at      map[sameness]*tallied
 	service int
-	last    map[string]int // the service of which it was told last
+}
+
+// sameness is what findings share that are told as one: about tells apart what
+// is not the same in spite of the same code.
+type sameness struct {
+	severity    Severity
+	code, about string
+}
+
+// tallied is a finding in the list of a [tally].
+type tallied struct {
+	index int // in the list
+	last  int // the service of which it was told last
 }
 
 // next begins with what is to be told of one more service.
 func (t *tally) next() { t.service++ }
 
-// add takes a finding; about tells apart what is not the same in spite of the
-// same code.
+// add takes a finding; for about see [sameness].
 func (t *tally) add(f Finding, about string) {
-	key := f.Code + "\x00" + string(f.Severity) + "\x00" + about
-	if t.at == nil {
-		t.at, t.last = map[string]int{}, map[string]int{}
-	}
-	i, known := t.at[key]
+	t.tell(f.Severity, f.Code, about, func() Finding { return f })
+}
+
+// tell takes a finding that is only made if it is the first of its kind.
+func (t *tally) tell(s Severity, code, about string, first func() Finding) {
+	key := sameness{s, code, about}
+	known := t.at[key]
 	switch {
-	case !known:
-		t.at[key] = len(t.list)
-		t.list = append(t.list, f)
-	case t.last[key] != t.service:
-		t.list[i].more++
+	case known == nil:
+		if t.at == nil {
+			t.at = map[sameness]*tallied{}
+		}
+		known = &tallied{index: len(t.list)}
+		t.at[key] = known
+		t.list = append(t.list, first())
+	case known.last != t.service:
+		t.list[known.index].more++
 	}
-	t.last[key] = t.service
+	known.last = t.service
 }
 
 // findings returns what was collected, the worst first.

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 
 	"github.com/synproxyctl/synproxyctl/internal/firewall"
-	"github.com/synproxyctl/synproxyctl/internal/kernel"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
@@ -18,23 +17,52 @@ type outlook struct {
 	firewall.Firewall
 	backend string
 	classes *firewall.Classes
-	seen    map[string]any // answers by the question and the class of the service
+	seen    map[question]any // answers
+	routes  *routes
+	others  map[string][]string // the interfaces beside one, by its name
 }
 
-func lookOut(ctx context.Context, backend string) (outlook, error) {
+// question is what is asked of the services of one class.
+type question struct {
+	of   subject
+	like firewall.Class
+	// published is set for a service that the host's own rules translate: where
+	// it leads may depend on all of it.
+	published place
+}
+
+// subject is what is asked of a service.
+type subject struct {
+	what       string
+	at         firewall.Hook
+	port       uint16
+	mark, link string // of routing by mark: the rule, and where the server is
+}
+
+// place is where clients connect to.
+type place struct {
+	destination netip.Prefix
+	port        uint16
+}
+
+// lookOut reads the host's rules. The routes are asked for when they are needed;
+// those that are known already may be given.
+func lookOut(ctx context.Context, backend string, known *routes) (outlook, error) {
 	fw, err := firewall.Read(ctx)
 	if err != nil {
 		return outlook{}, fmt.Errorf("the host's own rules: %w", err)
 	}
-	return outlook{fw, backend, fw.Classes(), map[string]any{}}, nil
+	return outlook{fw, backend, fw.Classes(), map[question]any{}, known, map[string][]string{}}, nil
 }
 
 // once answers a question about a service, unless it was answered for one that
 // the host's rules treat alike.
-func once[T any](o outlook, question string, s Service, answer func() T) T {
-	key := question + " " + o.classes.Of(o.plain(s))
+func once[T any](o outlook, of subject, s *Service, answer func() T) T {
+	key := question{of: of}
 	if s.Published {
-		key += " published " + s.String() // where it leads may depend on the port
+		key.like, key.published = o.classes.Of(o.plain(*s)), place{s.Destination, s.Port}
+	} else {
+		key.like = o.classes.Of(o.view(*s))
 	}
 	if known, ok := o.seen[key]; ok {
 		return known.(T)
@@ -66,15 +94,15 @@ func (o outlook) view(s Service) firewall.Service {
 	if !v.To.IsValid() {
 		return v
 	}
-	route, err := kernel.Route(v.To.Addr(), netip.Addr{})
+	route := o.routes.to(v.To.Addr())
 	switch {
-	case err != nil || route.Interface == "":
+	case route.Err != nil || route.Interface == "":
 	case route.Local:
 		v.ToLocal = true
 	default:
 		v.Out = []string{route.Interface}
 		if len(v.Interfaces) == 0 {
-			v.Interfaces = allBut(route.Interface)
+			v.Interfaces = o.allBut(route.Interface)
 		}
 	}
 	return v
@@ -82,17 +110,21 @@ func (o outlook) view(s Service) firewall.Service {
 
 // allBut lists the interfaces that clients of a server may come in by which is
 // behind the given one.
-func allBut(server string) []string {
+func (o outlook) allBut(server string) []string {
+	names, known := o.others[server]
+	if known {
+		return names
+	}
 	all, err := net.Interfaces()
 	if err != nil {
 		return nil
 	}
-	var names []string
 	for _, i := range all {
 		if i.Name != server && i.Name != "lo" {
 			names = append(names, i.Name)
 		}
 	}
+	o.others[server] = names
 	return names
 }
 
@@ -106,7 +138,7 @@ type translation struct {
 // translation returns where the host's own rules lead connections to a service:
 // of clients at PREROUTING, of the proxy at OUTPUT.
 func (o outlook) translation(s Service, at firewall.Hook) translation {
-	return once(o, fmt.Sprint("translation ", at, s.Port), s, func() (t translation) {
+	return once(o, subject{what: "translation", at: at, port: s.Port}, &s, func() (t translation) {
 		p := firewall.Packet{
 			Hook: at, In: s.Interfaces, Destination: s.Destination, DestinationPort: s.Port, DestinationLocal: s.Hook == rules.Input,
 			Flags: rules.SYN, States: rules.New, Made: at == firewall.Output,
@@ -114,8 +146,8 @@ func (o outlook) translation(s Service, at firewall.Hook) translation {
 		t.to, t.rule, t.certain = o.Translation(p)
 		if at == firewall.Prerouting && t.to.IsValid() && !t.certain && len(p.In) == 0 {
 			// Docker's rules leave out what comes in by the server's own interface.
-			if route, err := kernel.Route(t.to.Addr(), netip.Addr{}); err == nil && !route.Local && route.Interface != "" {
-				p.In = allBut(route.Interface)
+			if route := o.routes.to(t.to.Addr()); route.Err == nil && !route.Local && route.Interface != "" {
+				p.In = o.allBut(route.Interface)
 				t.to, t.rule, t.certain = o.Translation(p)
 			}
 		}
@@ -133,7 +165,7 @@ func (o outlook) modes(services []Service) {
 		case s.Translated():
 			s.Mode = rules.ModeNotrack
 		default:
-			s.Mode = once(o, "mode", *s, func() rules.Mode { return o.best(*s) })
+			s.Mode = once(o, subject{what: "mode"}, s, func() rules.Mode { return o.best(*s) })
 		}
 	}
 }
@@ -160,9 +192,10 @@ func (o outlook) best(s Service) rules.Mode {
 // the worst first.
 func (o outlook) findings(services []Service) []Finding {
 	var t tally
-	for _, s := range services {
+	for i := range services {
+		s := &services[i]
 		t.next()
-		for _, told := range once(o, "findings", s, func() []told { return o.of(s) }) {
+		for _, told := range once(o, subject{what: "findings"}, s, func() []told { return o.of(*s) }) {
 			t.add(told.finding, told.about)
 		}
 	}

@@ -88,11 +88,16 @@ func TestRecordTrust(t *testing.T) {
 }
 
 func FuzzParseRecord(f *testing.F) {
-	text, err := json.Marshal(example())
+	text, err := json.Marshal(example().packed())
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(text)
+	if text, err = os.ReadFile("testdata/record-1.json"); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"schema":2,"groups":[{"like":{"hook":"input"},"members":["192.0.2.1:1"],"others":[{"at":"[2001:db8::/64]:9"}]}]}`))
 	f.Add([]byte(`{"schema":1,"sysctls":[{"key":"kernel.core_pattern","before":"|/bin/sh","after":"0"}]}`))
 	f.Add([]byte(`{"schema":1,"services":[{"destination":"","port":0}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -110,4 +115,51 @@ func FuzzParseRecord(f *testing.F) {
 		}
 		_ = rec.policy().Ruleset(rec.Backend)
 	})
+}
+
+// A guard reads a record of many services only when there is another, and never misses one.
+func TestWatch(t *testing.T) {
+	s := store{dir: t.TempDir(), id: "cookie-7"}
+	w := watch{store: s}
+	look := func(want string) {
+		t.Helper()
+		rec, err := w.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if rec != nil && rec.Pending != nil {
+			got = rec.Pending.Name
+		}
+		if got != want {
+			t.Errorf("on trial is %q, want %q", got, want)
+		}
+	}
+	look("")
+	for _, name := range []string{"1", "2", "3", "3", "4"} {
+		rec := example()
+		rec.Pending = &pending{Name: name, Before: example()}
+		if err := s.save(rec); err != nil {
+			t.Fatal(err)
+		}
+		look(name)
+		first := w.rec
+		look(name)
+		if w.rec != first || len(first.Services) > 0 {
+			t.Error("it was read twice, or held whole")
+		}
+	}
+	if err := s.put(nil); err != nil {
+		t.Fatal(err)
+	}
+	look("")
+	if err := os.Chmod(s.dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.path(), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.load(); err == nil {
+		t.Error("a bad record is read")
+	}
 }

@@ -80,29 +80,38 @@ func Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, [
 // Sketch turns wishes into services as far as that goes without asking a
 // backend. The findings tell what was found out of them.
 func Sketch(ctx context.Context, wishes []Wish) ([]Service, []Finding, error) {
-	out, err := lookOut(ctx, "")
+	out, err := lookOut(ctx, "", &routes{})
 	if err != nil {
+		return nil, nil, err
+	}
+	var dsts []netip.Addr
+	for i := range wishes {
+		if wishes[i].Hook == "" {
+			dsts = append(dsts, wishes[i].Destination.Addr())
+		}
+	}
+	if err := out.routes.askFor(ctx, dsts); err != nil {
 		return nil, nil, err
 	}
 	services := make([]Service, len(wishes))
 	var found []Finding
-	for i, w := range wishes {
-		s, err := w.service()
+	there := links{}
+	for i := range wishes {
+		if services[i], err = wishes[i].service(out.routes, there); err != nil {
+			return nil, nil, err
+		}
+		fs, err := out.publish(&services[i], &wishes[i])
 		if err != nil {
 			return nil, nil, err
 		}
-		fs, err := out.publish(&s, w)
-		if err != nil {
-			return nil, nil, err
-		}
-		services[i], found = s, append(found, fs...)
+		found = append(found, fs...)
 	}
 	return services, found, nil
 }
 
 // publish finds out whether the host's own rules lead the service elsewhere, as
 // Docker's do for published ports.
-func (o outlook) publish(s *Service, w Wish) ([]Finding, error) {
+func (o outlook) publish(s *Service, w *Wish) ([]Finding, error) {
 	if s.To.IsValid() || !s.Destination.IsSingleIP() {
 		return nil, nil
 	}
@@ -153,8 +162,9 @@ func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Servic
 		return nil, fmt.Errorf("probe: %w", err)
 	}
 	var found []Finding
+	narrow := mtus{}
 	for k, i := range asked {
-		if err := wishes[i].answered(&services[i], results[k]); err != nil {
+		if err := wishes[i].answered(&services[i], results[k], narrow); err != nil {
 			return nil, err
 		}
 		if r := results[k]; !r.Consistent {
@@ -166,7 +176,7 @@ func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Servic
 }
 
 // service returns what is known without asking anybody.
-func (w Wish) service() (Service, error) {
+func (w Wish) service(to *routes, there links) (Service, error) {
 	if !w.complete() && !w.askAt().IsValid() {
 		return Service{}, Errorf(Usage, "name one of its servers with --probe-at ADDR:PORT, or give --mss, --wscale, --sack-perm and --timestamps",
 			"%s: a prefix has no single server to probe", w.Name)
@@ -180,15 +190,14 @@ func (w Wish) service() (Service, error) {
 	}
 	w.override(&s.Options)
 	if s.Hook == "" {
-		hook, err := hookFor(w.Destination.Addr())
+		hook, err := to.hook(w.Destination.Addr())
 		if err != nil {
 			return s, Errorf(Usage, "check the address, or say --hook forward or --hook input", "%s: %w", w.Name, err)
 		}
 		s.Hook = hook
 	}
 	for _, name := range w.Interfaces {
-		there, err := kernel.InterfaceExists(name)
-		if err != nil || !there {
+		if l := there.of(name); l.err != nil || !l.there {
 			return s, Errorf(Usage, "list them with: ip link", "interface %q does not exist here", name)
 		}
 	}
@@ -212,7 +221,7 @@ func (w Wish) override(o *rules.Options) {
 }
 
 // answered puts a probe's result into the service, or says why it cannot.
-func (w Wish) answered(s *Service, r probe.Result) error {
+func (w Wish) answered(s *Service, r probe.Result, narrow mtus) error {
 	const orGive = "; or give --mss, --wscale, --sack-perm and --timestamps"
 	switch r.Verdict {
 	case probe.Direct:
@@ -229,7 +238,7 @@ func (w Wish) answered(s *Service, r probe.Result) error {
 		return Errorf(No, "", "%s: answer %q", w.Name, r.Verdict)
 	}
 	s.Options, s.Source, s.SynCookies = rules.Options(r.Options), Probed, r.SYNCookies
-	limitMSS(s)
+	limitMSS(s, narrow)
 	w.override(&s.Options)
 	if s.First == "" && r.Speaks != nil {
 		s.First = rules.First(strings.ToLower(string(*r.Speaks)))
@@ -239,7 +248,7 @@ func (w Wish) answered(s *Service, r probe.Result) error {
 
 // limitMSS keeps what clients will send within the interfaces that they come in
 // by. A clamp in FORWARD does not see the proxy's SYN+ACK, which passes OUTPUT.
-func limitMSS(s *Service) {
+func limitMSS(s *Service, narrow mtus) {
 	headers := 40 // of IPv4 and TCP, without options
 	if s.Family() == rules.IPv6 {
 		headers = 60
@@ -247,10 +256,23 @@ func limitMSS(s *Service) {
 	if len(s.Interfaces) == 0 || s.Options.MSS == nil {
 		return
 	}
-	if mtu := narrowest(s.Interfaces).MTU; mtu > headers && int(*s.Options.MSS) > mtu-headers {
+	if mtu := narrow.of(s.Interfaces); mtu > headers && int(*s.Options.MSS) > mtu-headers {
 		mss := uint16(mtu - headers)
 		s.Options.MSS = &mss
 	}
+}
+
+// mtus are the smallest MTUs among interfaces, by their joined names.
+type mtus map[string]int
+
+func (m mtus) of(names []string) int {
+	key := strings.Join(names, "/")
+	mtu, known := m[key]
+	if !known {
+		mtu = narrowest(names).MTU
+		m[key] = mtu
+	}
+	return mtu
 }
 
 // narrowest returns the interface with the smallest MTU; one that is gone by
@@ -263,18 +285,4 @@ func narrowest(names []string) net.Interface {
 		}
 	}
 	return least
-}
-
-// hookFor asks the routes where packets to an address pass.
-func hookFor(a netip.Addr) (rules.Hook, error) {
-	route, err := kernel.Route(a, netip.Addr{})
-	switch {
-	case err != nil:
-		return "", err
-	case route.Unreachable != "":
-		return "", fmt.Errorf("%s cannot be reached: %s", a, route.Unreachable)
-	case route.Local:
-		return rules.Input, nil
-	}
-	return rules.Forward, nil
 }

@@ -19,12 +19,12 @@ type router struct {
 	family kernel.Family
 	policy []kernel.PolicyRule
 	main   []kernel.TableRoute
-	behind map[netip.Addr]string // the interfaces that servers are reached by
+	to     *routes // to the servers
 }
 
 // routing finds routes that packets of the proxy would not take as others do.
 func routing(f rules.Family, services []Service, out outlook) ([]Finding, error) {
-	r := router{family: kernelFamily(f), behind: map[netip.Addr]string{}}
+	r := router{family: kernelFamily(f), to: out.routes}
 	var err error
 	if r.policy, err = kernel.PolicyRules(r.family); err != nil {
 		return nil, err
@@ -49,33 +49,30 @@ func routing(f rules.Family, services []Service, out outlook) ([]Finding, error)
 
 // server returns the interface by which the service's server is reached; empty
 // if it is this host, or cannot be reached.
-func (r *router) server(s Service) string {
+func (r *router) server(s *Service) string {
 	at := s.Destination.Addr()
 	if s.To.IsValid() {
 		at = s.To.Addr()
 	}
-	name, known := r.behind[at]
-	if !known {
-		if route, err := kernel.Route(at, netip.Addr{}); err == nil && !route.Local {
-			name = route.Interface
-		}
-		r.behind[at] = name
+	if route := r.to.to(at); route.Err == nil && !route.Local {
+		return route.Interface
 	}
-	return name
+	return ""
 }
 
 // byMark looks at a rule of routing by mark: it matters if what a server
 // answers has the mark, and what SYNPROXY answers has not.
 func (r *router) byMark(found *tally, p kernel.PolicyRule, services []Service, out outlook) {
-	for _, s := range services {
+	for i := range services {
+		s := &services[i]
 		found.next()
-		var behind []string
-		if name := r.server(s); name != "" {
-			behind = []string{name}
-		}
-		question := fmt.Sprint("marking ", p.Text, behind)
-		m := once(out, question, s, func() *firewall.Marking {
-			if m, ok := out.Marking(out.view(s), behind, p.Mark, p.Mask); ok {
+		name := r.server(s)
+		m := once(out, subject{what: "marking", mark: p.Text, link: name}, s, func() *firewall.Marking {
+			var behind []string
+			if name != "" {
+				behind = []string{name}
+			}
+			if m, ok := out.Marking(out.view(*s), behind, p.Mark, p.Mask); ok {
 				return &m
 			}
 			return nil
@@ -84,13 +81,17 @@ func (r *router) byMark(found *tally, p kernel.PolicyRule, services []Service, o
 		switch {
 		case m == nil:
 		case m.Missing:
-			found.add(finding(Bad, "fwmark-routing",
-				fmt.Sprintf("set the mark in mangle OUTPUT for tcp from %s port %d%s; or protect it only on interfaces whose clients need no mark, with --interface", s.Destination, s.Port, restored),
-				"%s: its clients are reached by a mark (ip rule %s), which SYNPROXY's SYN+ACK does not get: %s", s, p.Text, m.Rule.String()), p.Text)
+			found.tell(Bad, "fwmark-routing", p.Text, func() Finding {
+				return finding(Bad, "fwmark-routing",
+					fmt.Sprintf("set the mark in mangle OUTPUT for tcp from %s port %d%s; or protect it only on interfaces whose clients need no mark, with --interface", s.Destination, s.Port, restored),
+					"%s: its clients are reached by a mark (ip rule %s), which SYNPROXY's SYN+ACK does not get: %s", s, p.Text, m.Rule.String())
+			})
 		default:
-			found.add(finding(Warn, "fwmark-routing",
-				fmt.Sprintf("set the mark of the connection in mangle OUTPUT, by CONNMARK for tcp to %s port %d", s.Destination, s.Port),
-				"%s: its clients are reached by a mark (ip rule %s), which the connection that SYNPROXY opens to the server does not get: the first data come a repetition later: %s", s, p.Text, m.Rule.String()), p.Text)
+			found.tell(Warn, "fwmark-routing", p.Text, func() Finding {
+				return finding(Warn, "fwmark-routing",
+					fmt.Sprintf("set the mark of the connection in mangle OUTPUT, by CONNMARK for tcp to %s port %d", s.Destination, s.Port),
+					"%s: its clients are reached by a mark (ip rule %s), which the connection that SYNPROXY opens to the server does not get: the first data come a repetition later: %s", s, p.Text, m.Rule.String())
+			})
 		}
 	}
 }
@@ -112,12 +113,15 @@ func (r *router) byInput(found *tally, p kernel.PolicyRule, services []Service) 
 	if missing == nil {
 		return nil
 	}
-	for _, s := range services {
+	for i := range services {
+		s := &services[i]
 		found.next()
 		if s.Hook == rules.Forward && r.server(s) == p.Input {
-			found.add(finding(Bad, "no-main-route", fmt.Sprintf("add the route to %s to the main table too", missing.To),
-				"%s: what it answers is routed by the interface that it comes in by (ip rule %s), but SYNPROXY's SYN+ACK by the main table, which has no route to %s",
-				s, p.Text, missing.To), p.Text)
+			found.tell(Bad, "no-main-route", p.Text, func() Finding {
+				return finding(Bad, "no-main-route", fmt.Sprintf("add the route to %s to the main table too", missing.To),
+					"%s: what it answers is routed by the interface that it comes in by (ip rule %s), but SYNPROXY's SYN+ACK by the main table, which has no route to %s",
+					s, p.Text, missing.To)
+			})
 		}
 	}
 	return nil
@@ -141,13 +145,16 @@ func (r *router) asymmetric(found *tally, services []Service) {
 			defaults = append(defaults, o.Interfaces...)
 		}
 	}
-	for _, s := range services {
+	for i := range services {
+		s := &services[i]
 		found.next()
 		named := slices.ContainsFunc(s.Interfaces, func(name string) bool { return slices.Contains(gateways, name) })
 		if len(s.Interfaces) > 0 && len(gateways) > 0 && !named {
 			names := strings.Join(s.Interfaces, ", ")
-			found.add(finding(Warn, "asymmetric-route", "name the interface that the clients come in by, or none",
-				"%s: only what comes in by %s is protected, but all routes over other routers leave by %s", s, names, oneOf(gateways)), names)
+			found.tell(Warn, "asymmetric-route", names, func() Finding {
+				return finding(Warn, "asymmetric-route", "name the interface that the clients come in by, or none",
+					"%s: only what comes in by %s is protected, but all routes over other routers leave by %s", s, names, oneOf(gateways))
+			})
 			continue
 		}
 		clients := defaults
@@ -158,8 +165,10 @@ func (r *router) asymmetric(found *tally, services []Service) {
 			continue
 		}
 		if by := r.server(s); by != "" && slices.Contains(clients, by) {
-			found.add(finding(Warn, "asymmetric-route", "see to it that the server's default route leads to this host",
-				"%s: the server is reached by %s, by which its clients come too: should it answer them without this host, their connections break", s, by), by)
+			found.tell(Warn, "asymmetric-route", by, func() Finding {
+				return finding(Warn, "asymmetric-route", "see to it that the server's default route leads to this host",
+					"%s: the server is reached by %s, by which its clients come too: should it answer them without this host, their connections break", s, by)
+			})
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
@@ -28,9 +30,63 @@ type Service struct {
 
 // compare orders services by destination and port, so that the order in which
 // they were named, or a resolver answered, makes no difference to the rules.
-func (s Service) compare(o Service) int {
-	return cmp.Or(s.Destination.Addr().Compare(o.Destination.Addr()),
-		cmp.Compare(s.Destination.Bits(), o.Destination.Bits()), cmp.Compare(s.Port, o.Port))
+func (s Service) compare(o Service) int { return s.comparePlace(&o) }
+
+func (s *Service) comparePlace(o *Service) int {
+	if c := s.Destination.Addr().Compare(o.Destination.Addr()); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(s.Destination.Bits(), o.Destination.Bits()), cmp.Compare(s.Port, o.Port))
+}
+
+// sortServices sorts by [Service.compare]; most lists are sorted already.
+func sortServices(services []Service) {
+	if !slices.IsSortedFunc(services, Service.compare) {
+		slices.SortStableFunc(services, Service.compare)
+	}
+}
+
+// equal reports whether two services are the same in everything.
+func (s Service) equal(o Service) bool {
+	return s.Destination == o.Destination && s.Port == o.Port && s.alike(&o) && s.Name == o.Name && s.To == o.To && s.ProbeAt == o.ProbeAt
+}
+
+// alike reports whether services differ at most in where they are and what they
+// are called.
+func (s *Service) alike(o *Service) bool { return s.Kind() == o.Kind() }
+
+// Kind is what a service has apart from where it is, where its server is and what
+// it is called. Kinds can be compared, and serve as keys.
+type Kind struct {
+	hook             rules.Hook
+	first            rules.First
+	mode             rules.Mode
+	source           Source
+	interfaces       string
+	mss, wscale      int // -1: not announced
+	sack, timestamps bool
+	cookies          bool
+	published        bool
+}
+
+// Kind returns the kind of the service.
+func (s *Service) Kind() Kind {
+	k := Kind{
+		hook: s.Hook, first: s.First, mode: s.Mode, source: s.Source, interfaces: strings.Join(s.Interfaces, "/"), mss: -1, wscale: -1,
+		sack: s.Options.SACKPerm, timestamps: s.Options.Timestamps, cookies: s.SynCookies, published: s.Published,
+	}
+	if s.Options.MSS != nil {
+		k.mss = int(*s.Options.MSS)
+	}
+	if s.Options.WScale != nil {
+		k.wscale = int(*s.Options.WScale)
+	}
+	return k
+}
+
+// validate returns every fault of services, joined; nil if there is none.
+func validate(services []Service) error {
+	return rules.ValidateServices(len(services), func(i int) *rules.Service { return &services[i].Service })
 }
 
 func policyOf(services []Service) rules.Policy {

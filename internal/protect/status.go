@@ -49,7 +49,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	if err := CanChange(); err != nil {
 		return nil, err
 	}
-	rec, found, err := h.inspect(ctx)
+	rec, found, err := h.inspect(ctx, &routes{})
 	if err != nil {
 		return nil, err
 	}

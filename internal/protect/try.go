@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 )
 
@@ -85,10 +86,11 @@ func (h *Host) Await(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	w := watch{store: s}
 	const poll, longest = 200 * time.Millisecond, time.Minute
 	pause := poll
 	for {
-		over, err := h.overdue(s, name)
+		over, err := h.overdue(&w, name)
 		if err == nil && over {
 			err = h.expire(ctx, s, name)
 		}
@@ -116,8 +118,8 @@ var errNotMine = errors.New("nothing to guard")
 // overdue tells whether the named change may have to be taken back. As long as
 // its apply holds the lock, it does not; the error is errNotMine if there is no
 // such change.
-func (h *Host) overdue(s store, name string) (bool, error) {
-	rec, err := s.load()
+func (h *Host) overdue(w *watch, name string) (bool, error) {
+	rec, err := w.load()
 	if err != nil {
 		return false, err
 	}
@@ -125,16 +127,42 @@ func (h *Host) overdue(s store, name string) (bool, error) {
 	if mine && !rec.Unfinished {
 		return rec.Pending.over(), nil
 	}
-	l := s.newLock()
+	l := w.newLock()
 	defer l.Close()
 	if free, err := l.TryLock(); err != nil || !free {
 		return false, err
 	}
 	// Whoever was to make it has ended, and has noted everything.
-	if rec, err = s.load(); err == nil && !rec.tries(name) {
+	if rec, err = w.store.load(); err == nil && !rec.tries(name) {
 		err = errNotMine
 	}
 	return rec.tries(name) && (rec.Unfinished || rec.Pending.over()), err
+}
+
+// watch looks at a record again and again, and reads it only when it is another:
+// each change makes a new file.
+type watch struct {
+	store
+	file os.FileInfo // that was read last; nil: none
+	rec  *record     // what it says, without services
+}
+
+func (w *watch) load() (*record, error) {
+	file, err := os.Lstat(w.path())
+	if err == nil && w.file != nil && os.SameFile(file, w.file) && file.ModTime().Equal(w.file.ModTime()) && file.Size() == w.file.Size() {
+		return w.rec, nil
+	}
+	rec, lerr := w.store.load()
+	w.file = nil
+	if err != nil || lerr != nil || rec == nil {
+		return rec, lerr
+	}
+	rec.Services = nil
+	if rec.Pending != nil {
+		rec.Pending.Before = nil
+	}
+	w.file, w.rec = file, rec
+	return rec, nil
 }
 
 // tries reports whether the named change is on trial.

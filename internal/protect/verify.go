@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/synproxyctl/synproxyctl/internal/kernel"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
@@ -34,7 +33,8 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 	if err := CanChange(); err != nil {
 		return nil, err
 	}
-	rec, found, err := h.inspect(ctx)
+	var to routes
+	rec, found, err := h.inspect(ctx, &to)
 	if err != nil {
 		return nil, err
 	}
@@ -44,11 +44,11 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 		return v, nil
 	}
 	if rec != nil && !rec.Draining {
-		out, err := lookOut(ctx, rec.Backend)
+		out, err := lookOut(ctx, rec.Backend, &to)
 		if err != nil {
 			return nil, err
 		}
-		around, err := h.environment(rec.Services, out)
+		around, err := h.environment(ctx, rec.Services, out)
 		if err != nil {
 			return nil, err
 		}
@@ -76,8 +76,9 @@ func bad(fs []Finding) bool {
 	return slices.ContainsFunc(fs, func(f Finding) bool { return f.Severity == Bad })
 }
 
-// inspect loads the record and finds everything that is not as it says.
-func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
+// inspect loads the record and finds everything that is not as it says. What it
+// learns of routes it leaves in to.
+func (h *Host) inspect(ctx context.Context, to *routes) (*record, []Finding, error) {
 	s, err := h.open()
 	if err != nil {
 		return nil, nil, err
@@ -120,6 +121,13 @@ func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
 				return nil, nil, err
 			}
 			found = append(found, fs...)
+			if rec.Draining {
+				continue
+			}
+			if err := to.ask(ctx, rec.Services); err != nil {
+				return nil, nil, err
+			}
+			found = append(found, places(rec.Services, to)...)
 		case !one.rules.Empty():
 			found = append(found, leftOver(rec, one.backend.Name()))
 		}
@@ -160,7 +168,7 @@ func (h *Host) compare(rec *record, have rules.Ruleset) ([]Finding, error) {
 			fs = append(fs, finding(Bad, "sysctl", mend, "%s is %s, not %s", s.Key, s.Have, s.Want))
 		}
 	}
-	return append(fs, places(rec.Services)...), nil
+	return fs, nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -172,23 +180,33 @@ func because(reason string) string {
 	return ": " + reason
 }
 
-// places finds services that no longer are where the rules expect them.
-func places(services []Service) []Finding {
-	var fs []Finding
-	for _, s := range services {
+// places finds services that no longer are where the rules expect them, by the
+// routes to them.
+func places(services []Service, to *routes) []Finding {
+	var found tally
+	there := links{}
+	for i := range services {
+		s := &services[i]
+		found.next()
 		for _, name := range s.Interfaces {
-			if there, err := kernel.InterfaceExists(name); err == nil && !there {
-				fs = append(fs, finding(Warn, "interface-gone", "bring the interface back, or apply with another",
-					"%s: interface %s does not exist; its SYNs are not proxied", s, name))
+			if l := there.of(name); l.err == nil && !l.there {
+				found.tell(Warn, "interface-gone", name, func() Finding {
+					return finding(Warn, "interface-gone", "bring the interface back, or apply with another",
+						"%s: interface %s does not exist; its SYNs are not proxied", s, name)
+				})
 			}
 		}
-		hook, err := hookFor(s.Destination.Addr())
-		if err == nil && s.Destination.IsSingleIP() && hook != s.Hook {
-			fs = append(fs, finding(Warn, "hook", "run synproxyctl apply again",
-				"%s: the rules are for the hook %s, but the routes lead through %s", s, s.Hook, hook))
+		if !s.Destination.IsSingleIP() {
+			continue
+		}
+		if hook, err := to.hook(s.Destination.Addr()); err == nil && hook != s.Hook {
+			found.tell(Warn, "hook", string(hook), func() Finding {
+				return finding(Warn, "hook", "run synproxyctl apply again",
+					"%s: the rules are for the hook %s, but the routes lead through %s", s, s.Hook, hook)
+			})
 		}
 	}
-	return fs
+	return found.findings()
 }
 
 // Setting is a kernel setting that the protection needs.

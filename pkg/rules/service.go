@@ -248,12 +248,19 @@ func (p Policy) Close(next Policy) Policy {
 // Validate returns every fault of the policy, joined; nil if there is none. Of
 // services that overlap, each is told with the widest that covers it.
 func (p Policy) Validate() error {
+	return ValidateServices(len(p.Services), func(i int) *Service { return &p.Services[i] })
+}
+
+// ValidateServices is [Policy.Validate] of n services, of which at returns each
+// by its index: they may be parts of something larger.
+func ValidateServices(n int, at func(i int) *Service) error {
 	var errs []error
-	cover := p.covers()
-	for i, s := range p.Services {
+	cover := covers(n, at)
+	for i := range n {
+		s := at(i)
 		faults := s.faults()
 		if c, ok := cover[i]; ok {
-			faults = append(faults, fmt.Errorf("overlaps with %s", p.Services[c]))
+			faults = append(faults, fmt.Errorf("overlaps with %s", at(c)))
 		}
 		for _, fault := range faults {
 			errs = append(errs, fmt.Errorf("service %s: %w", s, fault))
@@ -265,22 +272,23 @@ func (p Policy) Validate() error {
 // covers maps each service that lies within an earlier or wider one to it, both
 // by their indices. Prefixes are nested or disjoint, so that in the order of
 // addresses, wider first, the one that covers comes before what it covers.
-func (p Policy) covers() map[int]int {
-	order := make([]int, len(p.Services))
+func covers(n int, at func(i int) *Service) map[int]int {
+	order := make([]int, n)
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(i, j int) int {
-		a, b := p.Services[i], p.Services[j]
-		return cmp.Or(cmp.Compare(a.Port, b.Port),
-			a.Destination.Masked().Addr().Compare(b.Destination.Masked().Addr()),
-			cmp.Compare(a.Destination.Bits(), b.Destination.Bits()))
+		a, b := at(i), at(j)
+		if c := cmp.Compare(a.Port, b.Port); c != 0 {
+			return c
+		}
+		return cmp.Or(a.Destination.Masked().Addr().Compare(b.Destination.Masked().Addr()), cmp.Compare(a.Destination.Bits(), b.Destination.Bits()))
 	})
 	cover := map[int]int{}
 	last := -1
 	for _, i := range order {
-		s := p.Services[i]
-		if last >= 0 && s.Port == p.Services[last].Port && s.Destination.Overlaps(p.Services[last].Destination) {
+		s := at(i)
+		if last >= 0 && s.Port == at(last).Port && s.Destination.Overlaps(at(last).Destination) {
 			cover[i] = last
 			continue
 		}

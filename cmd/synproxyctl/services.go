@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/synproxyctl/synproxyctl/internal/protect"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
+)
+
+// manyServices is how many rows people are shown unless they ask for all.
+const manyServices = 40
+
+func allFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "all", DisableDefaultText: true, Usage: fmt.Sprintf("show each service, even if there are more than %d", manyServices)}
+}
+
+// writeServices shows services as a table. Of many, those that differ only in
+// where they are share a row, unless all shall be shown.
+func writeServices(w io.Writer, services []protect.Service, all bool) {
+	rows := [][]string{{"SERVICE", "HOOK", "MODE", "INTERFACES", "FIRST", "MSS", "WSCALE", "SACK", "TS", "SOURCE"}}
+	if all || len(services) <= manyServices {
+		for i := range services {
+			rows = append(rows, serviceRow(&services[i]))
+		}
+		table(w, rows...)
+		return
+	}
+	type key struct {
+		protect.Kind
+		to netip.AddrPort
+	}
+	rest := 0
+	var counts []int
+	row := map[key]int{}
+	for i := range services {
+		s := &services[i]
+		k := key{s.Kind(), s.To}
+		n, known := row[k]
+		switch {
+		case known:
+			counts[n]++
+		case len(counts) < manyServices:
+			row[k] = len(counts)
+			rows, counts = append(rows, serviceRow(s)), append(counts, 0)
+		default:
+			rest++
+		}
+	}
+	for n, more := range counts {
+		if more > 0 {
+			rows[n+1][0] += fmt.Sprintf(" and %d more", more)
+		}
+	}
+	table(w, rows...)
+	if rest > 0 {
+		fmt.Fprintf(w, "and %d services more, unlike these\n", rest)
+	}
+	fmt.Fprintf(w, "%d services; --all lists them\n", len(services))
+}
+
+func serviceRow(s *protect.Service) []string {
+	interfaces := "all but lo"
+	if len(s.Interfaces) > 0 {
+		interfaces = strings.Join(s.Interfaces, ",")
+	}
+	name := s.String()
+	if s.Name != "" && s.Name != name {
+		name = s.Name + " (" + name + ")"
+	}
+	mode := string(s.Mode)
+	switch {
+	case s.To.IsValid():
+		mode += " to " + s.To.String()
+	case s.Published:
+		mode += ", published"
+	}
+	first := s.First
+	if first == "" {
+		first = rules.FirstUnknown
+	}
+	return []string{
+		printable(name), string(s.Hook), mode, interfaces, string(first), orDash(s.Options.MSS), orDash(s.Options.WScale),
+		yesNo(s.Options.SACKPerm), yesNo(s.Options.Timestamps), string(s.Source),
+	}
+}
