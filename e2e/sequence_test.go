@@ -205,7 +205,9 @@ func inAnyOrder(dump string) string {
 	return head + strings.Join(lines, "\n") + tail
 }
 
-func another(backend string) string { return backends[(slices.Index(backends, backend)+1)%len(backends)] }
+func another(backend string) string {
+	return backends[(slices.Index(backends, backend)+1)%len(backends)]
+}
 
 func applyIn(h *protect.Host, list []protect.Service, backend string) error {
 	_, err := h.Apply(context.Background(), protect.Order{Services: list, Backend: backend, Warmup: ptr[time.Duration](0)})

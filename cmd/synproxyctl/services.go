@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -23,6 +24,9 @@ func allFlag() cli.Flag {
 // where they are share a row, unless all shall be shown.
 func writeServices(w io.Writer, services []protect.Service, all bool) {
 	rows := [][]string{{"SERVICE", "HOOK", "MODE", "INTERFACES", "FIRST", "MSS", "WSCALE", "SACK", "TS", "SOURCE"}}
+	if len(services) > 0 && services[0].Received != nil {
+		rows[0] = append(rows[0], "SYNS")
+	}
 	if all || len(services) <= manyServices {
 		for i := range services {
 			rows = append(rows, serviceRow(&services[i]))
@@ -36,6 +40,7 @@ func writeServices(w io.Writer, services []protect.Service, all bool) {
 	}
 	rest := 0
 	var counts []int
+	var syns []uint64
 	row := map[key]int{}
 	for i := range services {
 		s := &services[i]
@@ -46,9 +51,14 @@ func writeServices(w io.Writer, services []protect.Service, all bool) {
 			counts[n]++
 		case len(counts) < manyServices:
 			row[k] = len(counts)
-			rows, counts = append(rows, serviceRow(s)), append(counts, 0)
+			rows, counts, syns = append(rows, serviceRow(s)), append(counts, 0), append(syns, 0)
+			n, known = row[k], true
 		default:
 			rest++
+		}
+		if known && s.Received != nil {
+			syns[n] += *s.Received
+			rows[n+1][len(rows[0])-1] = strconv.FormatUint(syns[n], 10)
 		}
 	}
 	for n, more := range counts {
@@ -83,8 +93,12 @@ func serviceRow(s *protect.Service) []string {
 	if first == "" {
 		first = rules.FirstUnknown
 	}
-	return []string{
+	row := []string{
 		printable(name), string(s.Hook), mode, interfaces, string(first), orDash(s.Options.MSS), orDash(s.Options.WScale),
 		yesNo(s.Options.SACKPerm), yesNo(s.Options.Timestamps), string(s.Source),
 	}
+	if s.Received != nil {
+		row = append(row, strconv.FormatUint(*s.Received, 10))
+	}
+	return row
 }

@@ -26,6 +26,8 @@ type Service struct {
 	// ProbeAt is whom to ask for the options; not valid for a prefix without
 	// a server that stands for it.
 	ProbeAt netip.AddrPort `json:"probe_at"`
+	// Received is how many SYNs were sent to it; nil: not asked for.
+	Received *uint64 `json:"-"`
 }
 
 // compare orders services by destination and port, so that the order in which
@@ -113,12 +115,13 @@ type serviceJSON struct {
 	Mode        rules.Mode    `json:"mode"`
 	To          string        `json:"to,omitempty"`        // where the connections really go
 	Published   bool          `json:"published,omitempty"` // the host's own rules translate the address
+	Received    *uint64       `json:"syn_received,omitempty"`
 }
 
 // View returns the service as the JSON output shows it.
 func (s Service) View() any {
 	v := serviceJSON{
-		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source, s.Mode, "", s.Published,
+		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source, s.Mode, "", s.Published, s.Received,
 	}
 	if s.To.IsValid() {
 		v.To = s.To.String()

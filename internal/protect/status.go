@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 // State is the state of the protection.
@@ -30,6 +31,14 @@ type Status struct {
 	Connections Connections          `json:"connections"`
 	Findings    []Finding            `json:"findings"`
 	Pending     *Pending             `json:"pending,omitempty"` // a change that awaits its confirmation
+}
+
+// count puts what the kernel has counted into the services.
+func (st *Status) count(holds rules.Ruleset) {
+	received := holds.Received(policyOf(st.Services).Services)
+	for i := range st.Services {
+		st.Services[i].Received = &received[i]
+	}
 }
 
 // Conntrack tells how full the connection tracking table is.
@@ -64,6 +73,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	}
 	if rec != nil {
 		st.Backend, st.Services, st.Pending = rec.Backend, rec.Services, rec.Pending.view()
+		st.count(rec.holds)
 	}
 	if st.Sysctls, err = h.settings(); err != nil {
 		return nil, err

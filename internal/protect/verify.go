@@ -116,6 +116,7 @@ func (h *Host) inspect(ctx context.Context, to *routes) (*record, []Finding, err
 				"the rules of %s cannot be seen: %v", rec.Backend, one.unseen))
 		case mine:
 			gone = false
+			rec.holds = one.rules
 			fs, err := h.compare(rec, one.rules)
 			if err != nil {
 				return nil, nil, err
