@@ -56,16 +56,12 @@ const (
 // maxMembers bounds a set; the kernel's own default is 65,536.
 const maxMembers = 1 << 20
 
-// ipsets is a connection to the kernel's sets in the network namespace of the
-// thread that made it.
-type ipsets struct{ conn *netlink.Conn }
+// ipsets is a connection to the kernel's sets.
+type ipsets struct{ *netfilter }
 
 func dialIPSet() (ipsets, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return ipsets{}, fmt.Errorf("ipset: %w", err)
-	}
-	return ipsets{conn}, nil
+	n, err := dialNetlink(context.Background())
+	return ipsets{n}, err
 }
 
 func (s Set) typeName() string {
@@ -81,24 +77,14 @@ func be16(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
 
 func be32(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
 
-// message makes one of our requests.
-func (i ipsets) message(command int, flags netlink.HeaderFlags, f Family, attrs ...netlink.Attribute) (netlink.Message, error) {
-	attrs = append([]netlink.Attribute{{Type: ipsetAttrProtocol, Data: []byte{ipsetProtocol}}}, attrs...)
-	data, err := netlink.MarshalAttributes(attrs)
-	return netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_IPSET<<8 | command), Flags: netlink.Request | flags},
-		Data:   append(nfgenmsg(protocol(f), 0), data...),
-	}, err
+func ipsetRequest(command int) netlink.HeaderType {
+	return netlink.HeaderType(unix.NFNL_SUBSYS_IPSET<<8 | command)
 }
 
 // do makes a change.
-func (i ipsets) do(command int, flags netlink.HeaderFlags, f Family, attrs ...netlink.Attribute) error {
-	m, err := i.message(command, netlink.Acknowledge|flags, f, attrs...)
-	if err != nil {
-		return err
-	}
-	_, err = i.conn.Execute(m)
-	return ipsetError(err)
+func (i ipsets) do(command int, flags netlink.HeaderFlags, f Family, attrs ...attr) error {
+	attrs = append([]attr{leaf(ipsetAttrProtocol, []byte{ipsetProtocol})}, attrs...)
+	return ipsetError(i.ask(ipsetRequest(command), netlink.Acknowledge|flags, nfgenmsg(protocol(f), 0), attrs, func(_, _ []byte) error { return nil }))
 }
 
 // ipsetError gives the errors of ipset, which no errno has, a text.
@@ -120,29 +106,21 @@ func ipsetError(err error) error {
 
 // revision returns the newest form of a type that the kernel has.
 func (i ipsets) revision(typeName string, f Family) (uint8, error) {
-	// Without an acknowledgement, which would follow the answer and be taken for
-	// that of the next question.
-	question, err := i.message(ipsetType, 0, f, netlink.Attribute{Type: ipsetAttrTypename, Data: text(typeName)},
-		netlink.Attribute{Type: ipsetAttrFamily, Data: []byte{protocol(f)}})
-	if err != nil {
-		return 0, err
-	}
-	replies, err := i.conn.Execute(question)
+	var newest []byte
+	err := i.ask(ipsetRequest(ipsetType), 0, nfgenmsg(protocol(f), 0), []attr{
+		leaf(ipsetAttrProtocol, []byte{ipsetProtocol}), leaf(ipsetAttrTypename, text(typeName)), leaf(ipsetAttrFamily, []byte{protocol(f)}),
+	}, func(_, attrs []byte) error {
+		a, err := fields(attrs)
+		newest = a[ipsetAttrRevision]
+		return err
+	})
 	if err = ipsetError(err); err != nil {
 		return 0, fmt.Errorf("%w: ipset type %s: %w", ErrUnsupported, typeName, err)
 	}
-	for _, m := range replies {
-		d, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
-		if err != nil {
-			return 0, err
-		}
-		for d.Next() {
-			if d.Type() == ipsetAttrRevision {
-				return d.Uint8(), nil
-			}
-		}
+	if len(newest) != 1 {
+		return 0, fmt.Errorf("%w: ipset type %s: the kernel does not tell its revision", ErrUnsupported, typeName)
 	}
-	return 0, fmt.Errorf("%w: ipset type %s: the kernel does not tell its revision", ErrUnsupported, typeName)
+	return newest[0], nil
 }
 
 func (i ipsets) create(name string, s Set) error {
@@ -152,22 +130,17 @@ func (i ipsets) create(name string, s Set) error {
 	}
 	const least, perBucket = 64, 4
 	size := max(least, 1<<bits.Len(uint(len(s.Members)/perBucket)))
-	data, err := netlink.MarshalAttributes([]netlink.Attribute{
-		{Type: ipsetDataHashSize | unix.NLA_F_NET_BYTEORDER, Data: be32(uint32(size))},
-		{Type: ipsetDataMaxElem | unix.NLA_F_NET_BYTEORDER, Data: be32(maxMembers)},
-		{Type: ipsetDataFlags | unix.NLA_F_NET_BYTEORDER, Data: be32(ipsetFlagCounters)},
-	})
-	if err != nil {
-		return err
-	}
 	return i.do(ipsetCreate, netlink.Create|netlink.Excl, s.Family,
-		netlink.Attribute{Type: ipsetAttrName, Data: text(name)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(s.typeName())},
-		netlink.Attribute{Type: ipsetAttrRevision, Data: []byte{revision}}, netlink.Attribute{Type: ipsetAttrFamily, Data: []byte{protocol(s.Family)}},
-		netlink.Attribute{Type: ipsetAttrData | unix.NLA_F_NESTED, Data: data})
+		leaf(ipsetAttrName, text(name)), leaf(ipsetAttrTypename, text(s.typeName())),
+		leaf(ipsetAttrRevision, []byte{revision}), leaf(ipsetAttrFamily, []byte{protocol(s.Family)}),
+		nest(ipsetAttrData,
+			leaf(ipsetDataHashSize|unix.NLA_F_NET_BYTEORDER, be32(uint32(size))),
+			leaf(ipsetDataMaxElem|unix.NLA_F_NET_BYTEORDER, be32(maxMembers)),
+			leaf(ipsetDataFlags|unix.NLA_F_NET_BYTEORDER, be32(ipsetFlagCounters))))
 }
 
 func (i ipsets) destroy(f Family, name string) error {
-	err := i.do(ipsetDestroy, 0, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)})
+	err := i.do(ipsetDestroy, 0, f, leaf(ipsetAttrName, text(name)))
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -175,7 +148,7 @@ func (i ipsets) destroy(f Family, name string) error {
 }
 
 func (i ipsets) swap(f Family, a, b string) error {
-	return i.do(ipsetSwap, 0, f, netlink.Attribute{Type: ipsetAttrName, Data: text(a)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(b)})
+	return i.do(ipsetSwap, 0, f, leaf(ipsetAttrName, text(a)), leaf(ipsetAttrTypename, text(b)))
 }
 
 // change adds members to a set, or deletes them from it, many with each message.
@@ -184,12 +157,11 @@ func (i ipsets) swap(f Family, a, b string) error {
 func (i ipsets) change(command int, f Family, name string, members []Member) error {
 	const each = 512 // an attribute's length has 16 bits
 	for part := range slices.Chunk(members, each) {
-		list := make([]byte, 0, each*48)
-		for _, m := range part {
-			list = appendIPSetMember(list, m)
+		list := make([]attr, len(part))
+		for k, m := range part {
+			list[k] = m.ipsetAttr()
 		}
-		err := i.do(command, 0, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)},
-			netlink.Attribute{Type: ipsetAttrLine, Data: be32(0)}, netlink.Attribute{Type: ipsetAttrADT | unix.NLA_F_NESTED, Data: list})
+		err := i.do(command, 0, f, leaf(ipsetAttrName, text(name)), leaf(ipsetAttrLine, be32(0)), nest(ipsetAttrADT, list...))
 		if err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
@@ -197,31 +169,21 @@ func (i ipsets) change(command int, f Family, name string, members []Member) err
 	return nil
 }
 
-// appendIPSetMember appends one member as the kernel reads it.
-func appendIPSetMember(b []byte, m Member) []byte {
-	begin := len(b)
-	b = append(b, 0, 0, ipsetAttrData, unix.NLA_F_NESTED>>8)
+// ipsetAttr returns one member as the kernel reads it.
+func (m Member) ipsetAttr() attr {
 	ip := m.Prefix.Addr().AsSlice()
-	kind := byte(1) // IPSET_ATTR_IPADDR_IPV4
+	kind := uint16(1) // IPSET_ATTR_IPADDR_IPV4
 	if len(ip) > 4 {
 		kind = 2
 	}
-	native := binary.NativeEndian
-	b = native.AppendUint16(b, uint16(8+len(ip)))
-	b = append(b, ipsetDataIP, unix.NLA_F_NESTED>>8)
-	b = native.AppendUint16(b, uint16(4+len(ip)))
-	b = append(b, kind, unix.NLA_F_NET_BYTEORDER>>8)
-	b = append(b, ip...)
-	if !m.Prefix.IsSingleIP() {
-		b = native.AppendUint16(b, 5)
-		b = append(b, ipsetDataCIDR, 0, byte(m.Prefix.Bits()), 0, 0, 0)
+	attrs := []attr{
+		nest(ipsetDataIP, leaf(kind|unix.NLA_F_NET_BYTEORDER, ip)), leaf(ipsetDataPort|unix.NLA_F_NET_BYTEORDER, be16(m.Port)),
+		leaf(ipsetDataProto, []byte{unix.IPPROTO_TCP}),
 	}
-	b = native.AppendUint16(b, 6)
-	b = append(b, ipsetDataPort, unix.NLA_F_NET_BYTEORDER>>8, byte(m.Port>>8), byte(m.Port), 0, 0)
-	b = native.AppendUint16(b, 5)
-	b = append(b, ipsetDataProto, 0, unix.IPPROTO_TCP, 0, 0, 0)
-	native.PutUint16(b[begin:], uint16(len(b)-begin))
-	return b
+	if !m.Prefix.IsSingleIP() {
+		attrs = append(attrs, leaf(ipsetDataCIDR, []byte{byte(m.Prefix.Bits())}))
+	}
+	return nest(ipsetAttrData, attrs...)
 }
 
 // list returns the sets whose names begin with the given prefix. Sets of others
@@ -230,7 +192,7 @@ func (i ipsets) list(ctx context.Context, prefix string) (map[setID]Set, error) 
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
-	names, err := i.dump(netlink.Attribute{Type: ipsetAttrFlags | unix.NLA_F_NET_BYTEORDER, Data: be32(ipsetFlagListNames)})
+	names, err := i.dump(leaf(ipsetAttrFlags|unix.NLA_F_NET_BYTEORDER, be32(ipsetFlagListNames)))
 	if errors.Is(err, unix.EINVAL) {
 		return map[setID]Set{}, nil // this kernel has no sets
 	}
@@ -242,7 +204,7 @@ func (i ipsets) list(ctx context.Context, prefix string) (map[setID]Set, error) 
 		if !strings.HasPrefix(n.Name, prefix) {
 			continue
 		}
-		parts, err := i.dump(netlink.Attribute{Type: ipsetAttrName, Data: text(n.Name)})
+		parts, err := i.dump(leaf(ipsetAttrName, text(n.Name)))
 		if errors.Is(err, unix.ENOENT) || len(parts) == 0 {
 			continue // gone meanwhile
 		}
@@ -263,25 +225,16 @@ func (i ipsets) list(ctx context.Context, prefix string) (map[setID]Set, error) 
 }
 
 // dump returns sets, or parts of one.
-func (i ipsets) dump(which netlink.Attribute) ([]Set, error) {
-	m, err := i.message(ipsetList, netlink.Dump, IPv4, which)
-	if err != nil {
-		return nil, err
-	}
-	replies, err := i.conn.Execute(m)
-	if err != nil {
-		return nil, ipsetError(err)
-	}
+func (i ipsets) dump(which attr) ([]Set, error) {
 	var parts []Set
-	for _, r := range replies {
-		if len(r.Data) < 4 {
-			continue
-		}
-		s, err := decodeIPSet(r.Data[4:])
-		if err != nil {
-			return nil, fmt.Errorf("ipset: %w", err)
-		}
-		parts = append(parts, s)
+	err := i.ask(ipsetRequest(ipsetList), netlink.Dump, nfgenmsg(protocol(IPv4), 0), []attr{leaf(ipsetAttrProtocol, []byte{ipsetProtocol}), which},
+		func(_, attrs []byte) error {
+			s, err := decodeIPSet(attrs)
+			parts = append(parts, s)
+			return err
+		})
+	if err = ipsetError(err); err != nil {
+		return nil, fmt.Errorf("ipset: %w", err)
 	}
 	return parts, nil
 }

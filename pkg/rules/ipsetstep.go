@@ -18,7 +18,7 @@ func applySets(s Step) (err error) {
 	if err != nil {
 		return err
 	}
-	defer sets.conn.Close()
+	defer sets.close()
 	var undo []func() error
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {

@@ -76,7 +76,7 @@ func nftID(f Family, name string) chainID {
 func findNFTables() (*native, error) {
 	n, err := dialNFT(context.Background())
 	if err == nil {
-		defer n.conn.Close()
+		defer n.close()
 		_, err = n.generation()
 	}
 	if errors.Is(err, unix.EPERM) {

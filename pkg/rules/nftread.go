@@ -21,7 +21,7 @@ func (*native) List(ctx context.Context) (Ruleset, error) {
 	if err != nil {
 		return Ruleset{}, err
 	}
-	defer n.conn.Close()
+	defer n.close()
 	const attempts = 5
 	for i := 1; ; i++ {
 		before, err := n.generation()

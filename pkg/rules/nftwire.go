@@ -95,21 +95,125 @@ func countsAlone(expression []byte) bool {
 	return err == nil && str(a[unix.NFTA_EXPR_NAME]) == "counter"
 }
 
-// nft is a connection to nf_tables in the network namespace of the thread that
-// made it.
-type nft struct{ conn *netlink.Conn }
+// netfilter is a connection to the netfilter of the network namespace of the
+// thread that made it.
+type netfilter struct {
+	fd       int
+	sequence uint32
+	buf      []byte
+}
+
+// dialNetlink opens a connection.
+func dialNetlink(ctx context.Context) (*netfilter, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("netfilter: %w", err)
+	}
+	// Answers need not repeat the question; and the kernel may have to wait for
+	// the transactions of others.
+	const patience = 60 // seconds
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: patience})
+	// The kernel fills as much of a dump into one answer as the last read had
+	// room for, to 32 KiB (netlink_dump in net/netlink/af_netlink.c, 6.18), and for each
+	// answer it walks through the whole set to where it was.
+	return &netfilter{fd: fd, buf: make([]byte, 64<<10)}, nil
+}
+
+func (n *netfilter) close() { _ = unix.Close(n.fd) }
+
+// ask sends a request and calls see with each answer, behind its netfilter header.
+// The error of the kernel ends it, as the end of a dump does, or the first
+// answer to what is no dump.
+func (n *netfilter) ask(kind netlink.HeaderType, flags netlink.HeaderFlags, head []byte, attrs []attr, see func(head, attrs []byte) error) error {
+	var b batch
+	b.sequence = n.sequence
+	begin := b.begin(kind, flags, head)
+	b.buf = appendAttrs(b.buf, attrs)
+	b.end(begin)
+	n.sequence = b.sequence
+	if err := unix.Sendto(n.fd, b.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	for {
+		done, err := n.answers(func(m message) (bool, error) {
+			switch {
+			case m.sequence != n.sequence:
+				return false, nil // of a question that was given up
+			case m.kind == unix.NLMSG_ERROR || m.kind == unix.NLMSG_DONE:
+				return true, m.errno()
+			case len(m.data) < 4:
+				return false, nil
+			}
+			err := see(m.data[:4], m.data[4:])
+			return err != nil || flags&netlink.Dump == 0 && flags&netlink.Acknowledge == 0, err
+		})
+		if done || err != nil {
+			return err
+		}
+	}
+}
+
+// message is one that the kernel sent.
+type message struct {
+	kind     uint16
+	sequence uint32
+	data     []byte
+}
+
+// errno returns the error that an answer tells; nil for an acknowledgement.
+func (m message) errno() error {
+	if len(m.data) < 4 {
+		return nil
+	}
+	if code := int32(binary.NativeEndian.Uint32(m.data)); code < 0 {
+		return unix.Errno(-code)
+	}
+	return nil
+}
+
+// answers reads once, and calls see with each message until that is done.
+func (n *netfilter) answers(see func(message) (done bool, err error)) (bool, error) {
+	size, _, err := unix.Recvfrom(n.fd, n.buf, 0)
+	if errors.Is(err, unix.EINTR) {
+		return false, nil
+	}
+	if err != nil {
+		return true, err
+	}
+	for rest := n.buf[:size]; len(rest) >= unix.SizeofNlMsghdr; {
+		length := int(binary.NativeEndian.Uint32(rest))
+		if length < unix.SizeofNlMsghdr || length > len(rest) {
+			return true, unix.EBADMSG
+		}
+		m := message{kind: binary.NativeEndian.Uint16(rest[4:]), sequence: binary.NativeEndian.Uint32(rest[8:]), data: rest[unix.SizeofNlMsghdr:length]}
+		if done, err := see(m); done || err != nil {
+			return true, err
+		}
+		rest = rest[min((length+3)&^3, len(rest)):]
+	}
+	return false, nil
+}
+
+// nft is a connection to nf_tables.
+type nft struct{ *netfilter }
 
 func dialNFT(ctx context.Context) (nft, error) {
-	conn, err := dialNetfilter(ctx)
-	return nft{conn}, err
+	n, err := dialNetlink(ctx)
+	return nft{n}, err
 }
 
 // dump asks for all objects of a kind, and calls see with the attributes of each.
 // A table that is not there has none.
-func (n nft) dump(f Family, message int, filter []attr, see func(attrs []byte) error) error {
-	replies, err := n.conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: nftType(message), Flags: netlink.Request | netlink.Dump},
-		Data:   appendAttrs(nfgenmsg(protocol(f), 0), filter),
+func (n nft) dump(f Family, kind int, filter []attr, see func(attrs []byte) error) error {
+	err := n.ask(nftType(kind), netlink.Dump, nfgenmsg(protocol(f), 0), filter, func(head, attrs []byte) error {
+		if head[0] != protocol(f) {
+			return nil
+		}
+		return see(attrs)
 	})
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -117,37 +221,21 @@ func (n nft) dump(f Family, message int, filter []attr, see func(attrs []byte) e
 	if err != nil {
 		return fmt.Errorf("nf_tables: %w", err)
 	}
-	for _, m := range replies {
-		if len(m.Data) < 4 || m.Data[0] != protocol(f) {
-			continue
-		}
-		if err := see(m.Data[4:]); err != nil {
-			return fmt.Errorf("nf_tables: %w", err)
-		}
-	}
 	return nil
 }
 
 // generation returns the number of changes that nf_tables has seen.
 func (n nft) generation() (uint32, error) {
-	replies, err := n.conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: nftType(unix.NFT_MSG_GETGEN), Flags: netlink.Request},
-		Data:   nfgenmsg(unix.AF_UNSPEC, 0),
+	var number uint32
+	err := n.ask(nftType(unix.NFT_MSG_GETGEN), 0, nfgenmsg(unix.AF_UNSPEC, 0), nil, func(_, attrs []byte) error {
+		a, err := fields(attrs)
+		number = num(a[unix.NFTA_GEN_ID])
+		return err
 	})
-	if err != nil || len(replies) == 0 || len(replies[0].Data) < 4 {
+	if err != nil {
 		return 0, fmt.Errorf("nf_tables: generation: %w", err)
 	}
-	d, err := netlink.NewAttributeDecoder(replies[0].Data[4:])
-	if err != nil {
-		return 0, err
-	}
-	d.ByteOrder = binary.BigEndian
-	for d.Next() {
-		if d.Type() == unix.NFTA_GEN_ID {
-			return d.Uint32(), nil
-		}
-	}
-	return 0, d.Err()
+	return number, nil
 }
 
 // batch collects messages that the kernel takes in one transaction.
@@ -214,53 +302,41 @@ func commit(fill func(*batch)) error {
 	at := b.buf[b.last+flags:]
 	binary.NativeEndian.PutUint16(at, binary.NativeEndian.Uint16(at)|uint16(netlink.Acknowledge))
 	b.mark(unix.NFNL_MSG_BATCH_END)
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	n, err := dialNetlink(context.Background())
 	if err != nil {
-		return fmt.Errorf("nf_tables: %w", err)
+		return err
 	}
-	defer unix.Close(fd)
-	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1) // answers need not repeat the question
+	defer n.close()
 	if size := len(b.buf); size > 64<<10 {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*size); err != nil {
+		if err := unix.SetsockoptInt(n.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*size); err != nil {
 			return fmt.Errorf("nf_tables: room for a transaction of %d bytes: %w", size, err)
 		}
 	}
-	if err := unix.Sendto(fd, b.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(n.fd, b.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("nf_tables: transaction of %d bytes: %w", len(b.buf), err)
 	}
-	return verdict(fd, last, b.about)
+	return n.verdict(last, b.about)
 }
 
 // verdict reads answers until that of the last message has come.
-func verdict(fd int, last uint32, about []string) error {
-	const patience = 60 // seconds: the kernel waits for other transactions
-	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: patience})
-	buf := make([]byte, 64<<10)
+func (n *netfilter) verdict(last uint32, about []string) error {
 	var failed error
 	for {
-		n, _, err := unix.Recvfrom(fd, buf, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		done, err := n.answers(func(m message) (bool, error) {
+			if m.kind != unix.NLMSG_ERROR {
+				return false, nil
+			}
+			if err := m.errno(); err != nil && failed == nil {
+				failed = fmt.Errorf("nf_tables: %s: %w", about[min(int(m.sequence), len(about)-1)], err)
+			}
+			// One answer about the batch itself bears the number of its begin.
+			return m.sequence == last || m.sequence <= 1, nil
+		})
 		if err != nil {
 			return fmt.Errorf("nf_tables: answer to a transaction: %w", err)
 		}
-		for rest := buf[:n]; len(rest) >= unix.SizeofNlMsghdr+4; {
-			size := int(binary.NativeEndian.Uint32(rest))
-			if size < unix.SizeofNlMsghdr || size > len(rest) {
-				break
-			}
-			kind, sequence := binary.NativeEndian.Uint16(rest[4:]), binary.NativeEndian.Uint32(rest[8:])
-			if kind == unix.NLMSG_ERROR {
-				if code := int32(binary.NativeEndian.Uint32(rest[unix.SizeofNlMsghdr:])); code != 0 && failed == nil {
-					failed = fmt.Errorf("nf_tables: %s: %w", about[min(int(sequence), len(about)-1)], unix.Errno(-code))
-				}
-				// One answer about the batch itself bears the number of its begin.
-				if sequence == last || sequence <= 1 {
-					return failed
-				}
-			}
-			rest = rest[min((size+3)&^3, len(rest)):]
+		if done {
+			return failed
 		}
 	}
 }

@@ -69,7 +69,7 @@ func (x *xtables) List(ctx context.Context) (Ruleset, error) {
 	if err != nil {
 		return Ruleset{}, err
 	}
-	defer sets.conn.Close()
+	defer sets.close()
 	if rs.sets, err = sets.list(ctx, layouts[x.name].sets); err != nil {
 		return Ruleset{}, err
 	}
