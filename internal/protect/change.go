@@ -56,9 +56,12 @@ func (h *Host) execute(ctx context.Context, s store, p *plan, o Order) ([]Findin
 
 // readBack compares the kernel with what was written to it.
 func (h *Host) readBack(ctx context.Context, p *plan) ([]Finding, error) {
-	have, err := p.backend.List(ctx)
-	if err != nil {
-		return nil, err
+	have := p.have // read a moment ago
+	if !p.same() {
+		var err error
+		if have, err = p.backend.List(ctx); err != nil {
+			return nil, err
+		}
 	}
 	differs, err := h.compare(p.new, have)
 	if err != nil {
@@ -104,7 +107,11 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) ([]Finding
 	}
 	u.push("rules of "+p.backend.Name(), retreat)
 	// What goes is closed first, so that no cookie on its way is lost.
-	if err := h.reach(ctx, p.backend, p.via); err != nil {
+	from := &p.have
+	if !p.earlier.Tracked {
+		from = nil // the warm-up has changed it
+	}
+	if err := h.reachFrom(ctx, p.backend, from, p.via); err != nil {
 		return nil, fmt.Errorf("rules: %w", err)
 	}
 	switched := time.Now()
@@ -120,7 +127,7 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) ([]Finding
 		if err := h.letCookiesLand(ctx, switched, "changing"); err != nil {
 			return nil, err
 		}
-		if err := h.reach(ctx, p.backend, p.want); err != nil {
+		if err := h.reachFrom(ctx, p.backend, &p.via, p.want); err != nil {
 			return nil, fmt.Errorf("rules: %w", err)
 		}
 	}
@@ -238,11 +245,20 @@ func (h *Host) progress(phase string, done, total int) {
 // reach leads the kernel's rules to a rule set, step by step, planning anew if
 // somebody else changed them meanwhile. Between two steps it heeds ctx.
 func (h *Host) reach(ctx context.Context, b rules.Backend, want rules.Ruleset) error {
+	return h.reachFrom(ctx, b, nil, want)
+}
+
+// reachFrom is reach from what is known to be there; nil: unknown. Large sets
+// take long to read. What changes step by step is read all the same, so that
+// the time in which others may change it is short.
+func (h *Host) reachFrom(ctx context.Context, b rules.Backend, from *rules.Ruleset, want rules.Ruleset) error {
 	const attempts = 3
 	var err error
-	for range attempts {
+	for i := range attempts {
 		var have rules.Ruleset
-		if have, err = b.List(ctx); err != nil {
+		if i == 0 && from != nil && from.Atomic() {
+			have = *from
+		} else if have, err = b.List(ctx); err != nil {
 			return err
 		}
 		err = nil

@@ -166,12 +166,15 @@ func (h *Host) leaveAnchors(ctx context.Context, ours []held, rec *record, u *un
 	closing := rules.Policy{Closing: policyOf(rec.Services).Services, Anchors: rec.Families}
 	anchored := rules.Policy{Anchors: rec.Families}
 	closed := false
-	for _, o := range ours {
+	now := make([]rules.Ruleset, len(ours))
+	for i, o := range ours {
+		now[i] = o.rules
 		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return h.reach(ctx, o.backend, o.rules) })
 		if len(rules.Compare(o.rules, anchored.Ruleset(o.backend.Name()))) == 0 {
 			continue
 		}
-		if err := h.reach(ctx, o.backend, closing.Ruleset(o.backend.Name())); err != nil {
+		now[i] = closing.Ruleset(o.backend.Name())
+		if err := h.reachFrom(ctx, o.backend, &o.rules, now[i]); err != nil {
 			return fmt.Errorf("rules: %w", err)
 		}
 		closed = true
@@ -181,12 +184,12 @@ func (h *Host) leaveAnchors(ctx context.Context, ours []held, rec *record, u *un
 			return err
 		}
 	}
-	for _, o := range ours {
+	for i, o := range ours {
 		want := rules.Ruleset{}
 		if o.backend.Name() == rec.Backend { // whose anchors stand by now
 			want = anchored.Ruleset(rec.Backend)
 		}
-		if err := h.reach(ctx, o.backend, want); err != nil {
+		if err := h.reachFrom(ctx, o.backend, &now[i], want); err != nil {
 			return fmt.Errorf("rules: %w", err)
 		}
 	}
@@ -306,7 +309,7 @@ func (h *Host) remove(ctx context.Context, s store, rec *record, r *Reverted) er
 	fail := func(err error) error { return u.rollback(ctx, err) }
 	for _, o := range ours {
 		u.push("rules of "+o.backend.Name(), func(ctx context.Context) error { return h.reach(ctx, o.backend, o.rules) })
-		if err := h.reach(ctx, o.backend, rules.Ruleset{}); err != nil {
+		if err := h.reachFrom(ctx, o.backend, &o.rules, rules.Ruleset{}); err != nil {
 			return fail(fmt.Errorf("rules: %w", err))
 		}
 	}
