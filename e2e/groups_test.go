@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
 	"github.com/synproxyctl/synproxyctl/internal/lab"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
@@ -38,6 +41,9 @@ func TestGroups(t *testing.T) {
 				if len(scales) != 2 {
 					t.Fatalf("window scales %v: the third server should have another", scales)
 				}
+				if backend == rules.NFTables {
+					checkObjects(t, topo.Firewall, p.family, scales)
+				}
 				for _, at := range services { // a foe of what is not proxied, behind all rules
 					dropBareSYNs(t, topo, p, rules.NFTables, at)
 				}
@@ -63,6 +69,49 @@ func TestGroups(t *testing.T) {
 				sameDump(t, before, dump(t, topo.Firewall))
 			})
 		}
+	}
+}
+
+// checkObjects reads our table by a library that had no part in writing it: there is an object for each window scale
+// of the services, and the map holds a member for each of three.
+func checkObjects(t *testing.T, fw *lab.Host, f rules.Family, scales map[any]bool) {
+	t.Helper()
+	family := map[rules.Family]nftables.TableFamily{rules.IPv4: nftables.TableFamilyIPv4, rules.IPv6: nftables.TableFamilyIPv6}[f]
+	err := fw.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := &nftables.Table{Name: rules.SetPrefix, Family: family}
+		objects, err := conn.GetNamedObjects(table)
+		if err != nil {
+			return err
+		}
+		for _, o := range objects {
+			proxy, ok := o.(*nftables.NamedObj).Obj.(*expr.SynProxy)
+			if !ok || !proxy.WscaleValueSet || !scales[float64(proxy.Wscale)] || !proxy.Timestamp || !proxy.SackPerm || !proxy.MssValueSet {
+				t.Errorf("object %+v: not that of a service", o)
+			}
+		}
+		if len(objects) != len(scales) {
+			t.Errorf("%d objects for %d kinds of options", len(objects), len(scales))
+		}
+		sets, err := conn.GetSets(table)
+		if err != nil {
+			return err
+		}
+		for _, s := range sets {
+			if members, err := conn.GetSetElements(s); err != nil || len(members) != 3 {
+				t.Errorf("set %s: %d members, %v", s.Name, len(members), err)
+			}
+		}
+		if len(sets) != 2 {
+			t.Errorf("%d sets, want the map and the one that counts", len(sets))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -39,7 +39,7 @@ var nftHooks = [...]nftHook{
 	{Mangle, chainIn, ChainPrefix + "_MANGLE_INPUT", "filter", unix.NF_INET_LOCAL_IN, -150},
 	{Mangle, chainForward, ChainPrefix + "_MANGLE_FORWARD", "filter", unix.NF_INET_FORWARD, -150},
 	{Mangle, chainOut, ChainPrefix + "_MANGLE_OUTPUT", "filter", unix.NF_INET_LOCAL_OUT, -150},
-	{Window, chainWindow, chainWindow, "filter", unix.NF_INET_LOCAL_OUT, -149},
+	{Window, chainWindow, chainWindow, "filter", unix.NF_INET_LOCAL_OUT, -150},
 	{NAT, chainOut, ChainPrefix + "_NAT_OUTPUT", "nat", unix.NF_INET_LOCAL_OUT, -100},
 	{Security, chainIn, ChainPrefix + "_SECURITY_INPUT", "filter", unix.NF_INET_LOCAL_IN, PriorityAnswer},
 	{Security, chainForward, ChainPrefix + "_SECURITY_FORWARD", "filter", unix.NF_INET_FORWARD, PriorityAnswer},
@@ -102,7 +102,7 @@ func (*native) Apply(ctx context.Context, s Step) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	w := nftWriter{step: s}
+	w := nftWriter{step: s, table: SetPrefix}
 	err := commit(func(b *batch) {
 		w.batch = b
 		w.write()
@@ -124,11 +124,16 @@ func (*native) Apply(ctx context.Context, s Step) error {
 // nftWriter writes a step into a batch.
 type nftWriter struct {
 	*batch
-	step Step
-	err  error
+	table string
+	step  Step
+	err   error
 }
 
-func inTable(attrs ...attr) []attr { return append([]attr{leaf(1, text(SetPrefix))}, attrs...) }
+// in begins the attributes of what is in the table.
+func (w *nftWriter) in(attrs ...attr) []attr { return append([]attr{leaf(1, text(w.table))}, attrs...) }
+
+// at begins the attributes of a question about the table.
+func (r nftReader) at(attrs ...attr) []attr { return append([]attr{leaf(1, text(r.table))}, attrs...) }
 
 // write puts what goes before what comes: a chain is emptied before its sets
 // go, and sets lose their members before the objects go that those use.
@@ -137,9 +142,9 @@ func (w *nftWriter) write() {
 	for _, f := range Families {
 		switch {
 		case !want.Uses(f) && have.Uses(f):
-			w.add(f, unix.NFT_MSG_DELTABLE, 0, leaf(unix.NFTA_TABLE_NAME, text(SetPrefix)))
+			w.add(f, unix.NFT_MSG_DELTABLE, 0, leaf(unix.NFTA_TABLE_NAME, text(w.table)))
 		case want.Uses(f):
-			w.add(f, unix.NFT_MSG_NEWTABLE, create, leaf(unix.NFTA_TABLE_NAME, text(SetPrefix)))
+			w.add(f, unix.NFT_MSG_NEWTABLE, create, leaf(unix.NFTA_TABLE_NAME, text(w.table)))
 		}
 	}
 	stays := func(f Family) bool { return want.Uses(f) }
@@ -151,9 +156,9 @@ func (w *nftWriter) write() {
 		if !stays(id.family) || !there || !changed[id] || id.table == Objects {
 			continue
 		}
-		w.add(id.family, unix.NFT_MSG_DELRULE, 0, inTable(leaf(unix.NFTA_RULE_CHAIN, text(id.nftName())))...)
+		w.add(id.family, unix.NFT_MSG_DELRULE, 0, w.in(leaf(unix.NFTA_RULE_CHAIN, text(id.nftName())))...)
 		if !remains || misplaced(h) {
-			w.add(id.family, unix.NFT_MSG_DELCHAIN, 0, inTable(leaf(unix.NFTA_CHAIN_NAME, text(id.nftName())))...)
+			w.add(id.family, unix.NFT_MSG_DELCHAIN, 0, w.in(leaf(unix.NFTA_CHAIN_NAME, text(id.nftName())))...)
 		}
 	}
 	for _, c := range w.step.Sets {
@@ -161,7 +166,7 @@ func (w *nftWriter) write() {
 			continue
 		}
 		if c.Remove {
-			w.add(c.Set.Family, unix.NFT_MSG_DELSET, 0, inTable(leaf(unix.NFTA_SET_NAME, text(c.Set.Name)))...)
+			w.add(c.Set.Family, unix.NFT_MSG_DELSET, 0, w.in(leaf(unix.NFTA_SET_NAME, text(c.Set.Name)))...)
 		} else {
 			w.members(unix.NFT_MSG_DELSETELEM, c.Set, c.Delete)
 		}
@@ -207,7 +212,7 @@ func misplaced(rules []Rule) bool {
 }
 
 func (w *nftWriter) chain(id chainID) {
-	attrs := inTable(leaf(unix.NFTA_CHAIN_NAME, text(id.nftName())))
+	attrs := w.in(leaf(unix.NFTA_CHAIN_NAME, text(id.nftName())))
 	if h := hookOf(id); h != nil {
 		attrs = append(attrs,
 			nest(unix.NFTA_CHAIN_HOOK, leaf(unix.NFTA_HOOK_HOOKNUM, be32(h.hook)), leaf(unix.NFTA_HOOK_PRIORITY, be32(uint32(h.priority)))),
@@ -224,7 +229,7 @@ func (w *nftWriter) rule(id chainID, r Rule) {
 	}
 	list, err := r.expressions()
 	w.err = errors.Join(w.err, err)
-	w.add(id.family, unix.NFT_MSG_NEWRULE, create|atEnd, inTable(
+	w.add(id.family, unix.NFT_MSG_NEWRULE, create|atEnd, w.in(
 		leaf(unix.NFTA_RULE_CHAIN, text(id.nftName())), nest(unix.NFTA_RULE_EXPRESSIONS, list...), leaf(unix.NFTA_RULE_USERDATA, comment(r.String())))...)
 }
 
@@ -240,7 +245,7 @@ func commented(data []byte) string {
 }
 
 func (w *nftWriter) object(message int, id chainID, rules []Rule) {
-	attrs := inTable(leaf(unix.NFTA_OBJ_NAME, text(id.name)), leaf(unix.NFTA_OBJ_TYPE, be32(nftObjSynproxy)))
+	attrs := w.in(leaf(unix.NFTA_OBJ_NAME, text(id.name)), leaf(unix.NFTA_OBJ_TYPE, be32(nftObjSynproxy)))
 	if len(rules) == 1 {
 		if target, ok := rules[0].Target.(SYNPROXY); ok {
 			attrs = append(attrs, nest(unix.NFTA_OBJ_DATA, target.Options.attrs()...))
@@ -270,7 +275,7 @@ func (w *nftWriter) set(s Set) {
 		desc = []attr{nest(unix.NFTA_SET_DESC, nest(nftDescConcat,
 			nest(unix.NFTA_LIST_ELEM, leaf(1, be32(uint32(size-4)))), nest(unix.NFTA_LIST_ELEM, leaf(1, be32(2)))))}
 	}
-	attrs := inTable(leaf(unix.NFTA_SET_NAME, text(s.Name)), leaf(unix.NFTA_SET_KEY_TYPE, be32(kind)),
+	attrs := w.in(leaf(unix.NFTA_SET_NAME, text(s.Name)), leaf(unix.NFTA_SET_KEY_TYPE, be32(kind)),
 		leaf(unix.NFTA_SET_KEY_LEN, be32(uint32(size))), leaf(unix.NFTA_SET_ID, be32(nextSet)))
 	if s.Mapped {
 		flags |= nftSetObject
@@ -303,7 +308,7 @@ func (w *nftWriter) members(message int, s Set, members []Member) {
 		if message == unix.NFT_MSG_DELSETELEM {
 			flags = 0
 		}
-		w.add(s.Family, message, flags, inTable(leaf(unix.NFTA_SET_ELEM_LIST_SET, text(s.Name)), nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...))...)
+		w.add(s.Family, message, flags, w.in(leaf(unix.NFTA_SET_ELEM_LIST_SET, text(s.Name)), nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...))...)
 	}
 }
 

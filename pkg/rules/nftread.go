@@ -44,7 +44,7 @@ func (n nft) read(ctx context.Context) (Ruleset, error) {
 		if err := context.Cause(ctx); err != nil {
 			return rs, err
 		}
-		r := nftReader{nft: n, family: f, into: rs}
+		r := nftReader{nft: n, family: f, table: SetPrefix, into: rs}
 		for _, part := range []func() error{r.chains, r.rules, r.sets, r.objects} {
 			if err := part(); err != nil {
 				return rs, fmt.Errorf("table %s: %w", SetPrefix, err)
@@ -54,10 +54,11 @@ func (n nft) read(ctx context.Context) (Ruleset, error) {
 	return rs, nil
 }
 
-// nftReader reads our table of one family.
+// nftReader reads a table of ours of one family.
 type nftReader struct {
 	nft
 	family Family
+	table  string
 	into   Ruleset
 }
 
@@ -89,9 +90,9 @@ func num(b []byte) uint32 {
 }
 
 func (r nftReader) chains() error {
-	return r.dump(r.family, unix.NFT_MSG_GETCHAIN, inTable(), func(attrs []byte) error {
+	return r.dump(r.family, unix.NFT_MSG_GETCHAIN, r.at(), func(attrs []byte) error {
 		a, err := fields(attrs)
-		if err != nil || str(a[unix.NFTA_CHAIN_TABLE]) != SetPrefix {
+		if err != nil || str(a[unix.NFTA_CHAIN_TABLE]) != r.table {
 			return err
 		}
 		id := nftID(r.family, str(a[unix.NFTA_CHAIN_NAME]))
@@ -111,9 +112,9 @@ func (r nftReader) chains() error {
 }
 
 func (r nftReader) rules() error {
-	return r.dump(r.family, unix.NFT_MSG_GETRULE, inTable(), func(attrs []byte) error {
+	return r.dump(r.family, unix.NFT_MSG_GETRULE, r.at(), func(attrs []byte) error {
 		a, err := fields(attrs)
-		if err != nil || str(a[unix.NFTA_RULE_TABLE]) != SetPrefix {
+		if err != nil || str(a[unix.NFTA_RULE_TABLE]) != r.table {
 			return err
 		}
 		id := nftID(r.family, str(a[unix.NFTA_RULE_CHAIN]))
@@ -132,6 +133,9 @@ func (r nftReader) rules() error {
 // are those of that rule.
 func readRule(id chainID, userdata, expressions []byte, handle uint64) Rule {
 	said := commented(userdata)
+	if said == "" && id.table == Window {
+		said = windowText // version 0.1 wrote no comment
+	}
 	rule := Rule{Family: id.family, Table: id.table, Chain: id.name, Foreign: said}
 	if said != windowText || id.table != Window {
 		var err error
@@ -148,9 +152,9 @@ func readRule(id chainID, userdata, expressions []byte, handle uint64) Rule {
 
 func (r nftReader) sets() error {
 	var sets []Set
-	err := r.dump(r.family, unix.NFT_MSG_GETSET, inTable(), func(attrs []byte) error {
+	err := r.dump(r.family, unix.NFT_MSG_GETSET, r.at(), func(attrs []byte) error {
 		a, err := fields(attrs)
-		if err != nil || str(a[unix.NFTA_SET_TABLE]) != SetPrefix {
+		if err != nil || str(a[unix.NFTA_SET_TABLE]) != r.table {
 			return err
 		}
 		kind, size := concatenated(r.family)
@@ -182,7 +186,7 @@ func (r nftReader) sets() error {
 
 func (r nftReader) members(s *Set) error {
 	names := map[string]string{} // one copy of each
-	return r.dump(r.family, unix.NFT_MSG_GETSETELEM, inTable(leaf(unix.NFTA_SET_ELEM_LIST_SET, text(s.Name))), func(attrs []byte) error {
+	return r.dump(r.family, unix.NFT_MSG_GETSETELEM, r.at(leaf(unix.NFTA_SET_ELEM_LIST_SET, text(s.Name))), func(attrs []byte) error {
 		d, err := netlink.NewAttributeDecoder(attrs)
 		if err != nil {
 			return err
@@ -296,9 +300,9 @@ func commonBits(a, b []byte) int {
 // objects reads our objects, each as a chain with one rule. One that does not
 // hold what its name says is somebody else's.
 func (r nftReader) objects() error {
-	return r.dump(r.family, unix.NFT_MSG_GETOBJ, inTable(), func(attrs []byte) error {
+	return r.dump(r.family, unix.NFT_MSG_GETOBJ, r.at(), func(attrs []byte) error {
 		a, err := fields(attrs)
-		if err != nil || str(a[unix.NFTA_OBJ_TABLE]) != SetPrefix {
+		if err != nil || str(a[unix.NFTA_OBJ_TABLE]) != r.table {
 			return err
 		}
 		name := str(a[unix.NFTA_OBJ_NAME])

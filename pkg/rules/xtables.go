@@ -73,7 +73,7 @@ func (x *xtables) List(ctx context.Context) (Ruleset, error) {
 	if rs.sets, err = sets.list(ctx, layouts[x.name].sets); err != nil {
 		return Ruleset{}, err
 	}
-	return rs, x.listWindow(rs)
+	return rs, x.listWindow(ctx, rs)
 }
 
 func (x *xtables) dump(ctx context.Context, f Family) (Dump, error) {
