@@ -91,7 +91,7 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	}
 	wishes := wishesFor(like, targets)
 	cfg.Progress(0, len(wishes))
-	services, found, err := protect.Resolve(c.Context, cfg, wishes)
+	services, found, err := h.Resolve(c.Context, cfg, wishes)
 	if err != nil {
 		return nil, err
 	}

@@ -53,7 +53,7 @@ func runDoctor(e env, c *cli.Context) (*answer, error) {
 		mss := uint16(1460)
 		yes, scale := true, uint8(0)
 		like.MSS, like.WScale, like.SACKPerm, like.Timestamps = &mss, &scale, &yes, &yes
-		if services, _, err = protect.Sketch(c.Context, wishesFor(like, targets)); err != nil {
+		if services, _, err = h.Sketch(c.Context, wishesFor(like, targets)); err != nil {
 			return nil, err
 		}
 	}

@@ -1,10 +1,6 @@
 package protect
 
-import (
-	"slices"
-
-	"github.com/synproxyctl/synproxyctl/pkg/rules"
-)
+import "github.com/synproxyctl/synproxyctl/pkg/rules"
 
 // Change is one thing that was, or would be, changed.
 type Change struct {
@@ -40,7 +36,7 @@ type Applied struct {
 func (p *plan) outcome(o Order) *Applied {
 	a := &Applied{
 		Changed: p.changes(), DryRun: o.DryRun, Backend: p.backend.Name(), Reason: p.reason,
-		Services: o.Services, Changes: []Change{}, Findings: slices.Concat([]Finding{}, adviseOptions(o.Services), o.Findings),
+		Services: o.Services, Changes: []Change{}, Findings: append(adviseOptions(o.Services), o.Findings...),
 	}
 	a.Connections = p.earlier
 	a.Findings = append(append(a.Findings, p.findings...), p.earlier.findings()...)
@@ -82,9 +78,10 @@ func (a *Applied) members(action rules.Action, s rules.Set, members []rules.Memb
 	}
 }
 
-// adviseOptions tells what the options of the services mean for their clients.
+// adviseOptions tells what the options of the services mean for their clients;
+// never nil.
 func adviseOptions(services []Service) []Finding {
-	var found tally
+	found := tally{list: []Finding{}}
 	for i := range services {
 		s := &services[i]
 		found.next()

@@ -46,7 +46,6 @@ type plan struct {
 	old     *record           // nil: not applied before
 	new     *record
 
-	routes   routes
 	earlier  Earlier
 	findings []Finding // of what stands in the way
 }
@@ -142,7 +141,7 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	if err := h.chooseBackend(ctx, p, o.Backend); err != nil {
 		return nil, err
 	}
-	if p.findings, err = h.foresee(ctx, p.backend.Name(), o, &p.routes); err != nil {
+	if p.findings, err = h.foresee(ctx, p.backend.Name(), o); err != nil {
 		return nil, err
 	}
 	families := familiesOf(o.Services, p.old)
@@ -222,8 +221,8 @@ func (p *plan) note(c sysctl.Change) {
 
 // foresee settles the modes of the services, and tells what of the host stands
 // in their way; what is fatal is an error, unless it is forced.
-func (h *Host) foresee(ctx context.Context, backend string, o Order, known *routes) ([]Finding, error) {
-	out, err := lookOut(ctx, backend, known)
+func (h *Host) foresee(ctx context.Context, backend string, o Order) ([]Finding, error) {
+	out, err := lookOut(ctx, backend, &h.routes)
 	if err != nil {
 		return nil, err
 	}

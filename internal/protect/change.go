@@ -67,10 +67,10 @@ func (h *Host) readBack(ctx context.Context, p *plan) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.routes.ask(ctx, p.new.Services); err != nil {
+	if err := h.routes.ask(ctx, p.new.Services); err != nil {
 		return nil, err
 	}
-	differs = append(differs, places(p.new.Services, &p.routes)...)
+	differs = append(differs, places(p.new.Services, &h.routes)...)
 	for _, f := range differs {
 		if f.Severity == Bad {
 			return nil, fmt.Errorf("the kernel does not hold what was written: %s", f.Message)

@@ -49,7 +49,7 @@ func (h *Host) Doctor(ctx context.Context, services []Service, backend string) (
 		// Any service will do for what concerns them all; this one is nobody's.
 		d.Findings = append(d.Findings, h.trial(ctx, p.backend, rules.Policy{Anchors: rules.Families[:]})...)
 	} else {
-		out, err := lookOut(ctx, p.backend.Name(), &routes{})
+		out, err := lookOut(ctx, p.backend.Name(), &h.routes)
 		if err != nil {
 			return nil, err
 		}

@@ -40,6 +40,8 @@ func grouped(services []Service) []group {
 	var (
 		groups []group
 		index  = map[key]int{}
+		last   key
+		i      = -1 // the group of the last one
 		text   []byte
 	)
 	for n := range services {
@@ -52,10 +54,14 @@ func grouped(services []Service) []group {
 		} else {
 			at = string(text)
 		}
-		i, known := index[k]
-		if !known {
-			i = len(groups)
-			index[k] = i
+		if i < 0 || k != last {
+			known := false
+			if i, known = index[k]; !known {
+				i = len(groups)
+			}
+			index[k], last = i, k
+		}
+		if i == len(groups) {
 			like := *s
 			like.Name, like.Destination, like.Port, like.To, like.ProbeAt = k.name, netip.Prefix{}, 0, netip.AddrPort{}, netip.AddrPort{}
 			groups = append(groups, group{Like: like, Unnamed: k.unnamed})

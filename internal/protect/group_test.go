@@ -195,3 +195,23 @@ func TestRecordForms(t *testing.T) {
 		t.Errorf("%+v, %v", rec, err)
 	}
 }
+
+func FuzzParsePlace(f *testing.F) {
+	for _, text := range []string{"192.0.2.1:443", "[2001:db8::1]:80", "192.0.2.0/24:9", "[2001:db8::/64]:65535", "[192.0.2.0/24]:1", "::/0:1", "1/2"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var s Service
+		var err error
+		if s.Destination, s.Port, err = parsePlace(text); err != nil {
+			return
+		}
+		written := string(s.appendPlace(nil))
+		if written != s.String() {
+			t.Errorf("%q and %q", written, s.String())
+		}
+		if p, port, err := parsePlace(written); err != nil || p != s.Destination || port != s.Port {
+			t.Errorf("%q becomes %q, and then %s, %d: %v", text, written, p, port, err)
+		}
+	})
+}

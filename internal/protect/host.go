@@ -32,6 +32,7 @@ type Host struct {
 	Checkpoint func(step string)
 	// Sysctl is the directory of the kernel's settings; zero: the real one.
 	Sysctl sysctl.FS
+	routes routes
 }
 
 // needed are the settings that the protection does not work without: with

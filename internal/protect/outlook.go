@@ -45,8 +45,7 @@ type place struct {
 	port        uint16
 }
 
-// lookOut reads the host's rules. The routes are asked for when they are needed;
-// those that are known already may be given.
+// lookOut reads the host's rules. The routes are those that are known.
 func lookOut(ctx context.Context, backend string, known *routes) (outlook, error) {
 	fw, err := firewall.Read(ctx)
 	if err != nil {

@@ -163,3 +163,16 @@ func TestWatch(t *testing.T) {
 		t.Error("a bad record is read")
 	}
 }
+
+// Lists of findings are never null in JSON.
+func TestAdviceIsAList(t *testing.T) {
+	if found := adviseOptions(many(2)); found == nil || len(found) != 0 {
+		t.Errorf("%#v", found)
+	}
+	services := many(3)
+	services[0].Options.Timestamps, services[2].Options.Timestamps = false, false
+	found := adviseOptions(services)
+	if len(found) != 1 || found[0].Code != "no-timestamps" || !strings.HasSuffix(found[0].Message, "(and one more service)") {
+		t.Errorf("%+v", found)
+	}
+}

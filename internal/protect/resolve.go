@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/synproxyctl/synproxyctl/internal/firewall"
@@ -52,8 +53,8 @@ func (w Wish) askAt() netip.AddrPort {
 // Resolve turns wishes into services: hooks by the routes, options by probing.
 // It touches nothing. One backend that does not answer fails all of them. The
 // findings tell what a person should know of the answers.
-func Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, []Finding, error) {
-	services, found, err := Sketch(ctx, wishes)
+func (h *Host) Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, []Finding, error) {
+	services, found, err := h.Sketch(ctx, wishes)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,28 +80,32 @@ func Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, [
 
 // Sketch turns wishes into services as far as that goes without asking a
 // backend. The findings tell what was found out of them.
-func Sketch(ctx context.Context, wishes []Wish) ([]Service, []Finding, error) {
-	out, err := lookOut(ctx, "", &routes{})
+func (h *Host) Sketch(ctx context.Context, wishes []Wish) ([]Service, []Finding, error) {
+	out, err := lookOut(ctx, "", &h.routes)
 	if err != nil {
 		return nil, nil, err
 	}
-	var dsts []netip.Addr
-	for i := range wishes {
-		if wishes[i].Hook == "" {
-			dsts = append(dsts, wishes[i].Destination.Addr())
-		}
-	}
-	if err := out.routes.askFor(ctx, dsts); err != nil {
-		return nil, nil, err
-	}
 	services := make([]Service, len(wishes))
-	var found []Finding
 	there := links{}
 	for i := range wishes {
-		if services[i], err = wishes[i].service(out.routes, there); err != nil {
+		if services[i], err = wishes[i].service(there); err != nil {
 			return nil, nil, err
 		}
-		fs, err := out.publish(&services[i], &wishes[i])
+	}
+	if slices.ContainsFunc(services, func(s Service) bool { return s.Hook == "" }) {
+		if err := h.routes.ask(ctx, services); err != nil {
+			return nil, nil, err
+		}
+	}
+	var found []Finding
+	for i := range wishes {
+		s := &services[i]
+		if s.Hook == "" {
+			if s.Hook, err = h.routes.hook(s.Destination.Addr()); err != nil {
+				return nil, nil, Errorf(Usage, "check the address, or say --hook forward or --hook input", "%s: %w", s.Name, err)
+			}
+		}
+		fs, err := out.publish(s, &wishes[i])
 		if err != nil {
 			return nil, nil, err
 		}
@@ -176,7 +181,7 @@ func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Servic
 }
 
 // service returns what is known without asking anybody.
-func (w Wish) service(to *routes, there links) (Service, error) {
+func (w Wish) service(there links) (Service, error) {
 	if !w.complete() && !w.askAt().IsValid() {
 		return Service{}, Errorf(Usage, "name one of its servers with --probe-at ADDR:PORT, or give --mss, --wscale, --sack-perm and --timestamps",
 			"%s: a prefix has no single server to probe", w.Name)
@@ -189,13 +194,6 @@ func (w Wish) service(to *routes, there links) (Service, error) {
 		s.Mode = rules.ModeNotrack
 	}
 	w.override(&s.Options)
-	if s.Hook == "" {
-		hook, err := to.hook(w.Destination.Addr())
-		if err != nil {
-			return s, Errorf(Usage, "check the address, or say --hook forward or --hook input", "%s: %w", w.Name, err)
-		}
-		s.Hook = hook
-	}
 	for _, name := range w.Interfaces {
 		if l := there.of(name); l.err != nil || !l.there {
 			return s, Errorf(Usage, "list them with: ip link", "interface %q does not exist here", name)

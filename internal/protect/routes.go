@@ -5,23 +5,29 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
-// routes are the routes to many addresses, all asked for at once. What it knows
-// it does not ask for again, so it must not outlive the look at the host that
-// it was made for.
+// routes are the routes to many addresses, all asked for at once. What was
+// learned a moment ago is not asked for again.
 type routes struct {
 	dsts    []netip.Addr // sorted
 	answers []kernel.RouteAnswer
+	of      string // the network namespace
+	asked   time.Time
 }
 
-// ask finds the routes to the services and to their servers, if that is not
-// done.
+// ask finds the routes to the services and to their servers.
 func (r *routes) ask(ctx context.Context, services []Service) error {
-	if r.dsts != nil || len(services) == 0 {
+	const moment = 5 * time.Second
+	of, err := kernel.NetNSID()
+	if err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	if r.of == of && time.Since(r.asked) < moment && r.know(services) {
 		return nil
 	}
 	dsts := make([]netip.Addr, 0, len(services))
@@ -31,18 +37,29 @@ func (r *routes) ask(ctx context.Context, services []Service) error {
 			dsts = append(dsts, to.Addr())
 		}
 	}
-	return r.askFor(ctx, dsts)
-}
-
-func (r *routes) askFor(ctx context.Context, dsts []netip.Addr) error {
 	slices.SortFunc(dsts, netip.Addr.Compare)
 	dsts = slices.Compact(dsts)
 	answers, err := kernel.RouteAll(ctx, dsts)
 	if err != nil {
 		return fmt.Errorf("routes: %w", err)
 	}
-	r.dsts, r.answers = dsts, answers
+	*r = routes{dsts, answers, of, time.Now()}
 	return nil
+}
+
+// know reports whether all that ask would ask for is there.
+func (r *routes) know(services []Service) bool {
+	known := func(a netip.Addr) bool {
+		_, found := slices.BinarySearchFunc(r.dsts, a, netip.Addr.Compare)
+		return found
+	}
+	for i := range services {
+		s := &services[i]
+		if !known(s.Destination.Addr()) || s.To.IsValid() && !known(s.To.Addr()) {
+			return false
+		}
+	}
+	return true
 }
 
 // to returns the route to an address. One that was not asked for is asked for

@@ -58,7 +58,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	if err := CanChange(); err != nil {
 		return nil, err
 	}
-	rec, found, err := h.inspect(ctx, &routes{})
+	rec, found, err := h.inspect(ctx)
 	if err != nil {
 		return nil, err
 	}

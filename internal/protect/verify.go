@@ -33,8 +33,7 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 	if err := CanChange(); err != nil {
 		return nil, err
 	}
-	var to routes
-	rec, found, err := h.inspect(ctx, &to)
+	rec, found, err := h.inspect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +43,7 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 		return v, nil
 	}
 	if rec != nil && !rec.Draining {
-		out, err := lookOut(ctx, rec.Backend, &to)
+		out, err := lookOut(ctx, rec.Backend, &h.routes)
 		if err != nil {
 			return nil, err
 		}
@@ -76,9 +75,8 @@ func bad(fs []Finding) bool {
 	return slices.ContainsFunc(fs, func(f Finding) bool { return f.Severity == Bad })
 }
 
-// inspect loads the record and finds everything that is not as it says. What it
-// learns of routes it leaves in to.
-func (h *Host) inspect(ctx context.Context, to *routes) (*record, []Finding, error) {
+// inspect loads the record and finds everything that is not as it says.
+func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
 	s, err := h.open()
 	if err != nil {
 		return nil, nil, err
@@ -125,10 +123,10 @@ func (h *Host) inspect(ctx context.Context, to *routes) (*record, []Finding, err
 			if rec.Draining {
 				continue
 			}
-			if err := to.ask(ctx, rec.Services); err != nil {
+			if err := h.routes.ask(ctx, rec.Services); err != nil {
 				return nil, nil, err
 			}
-			found = append(found, places(rec.Services, to)...)
+			found = append(found, places(rec.Services, &h.routes)...)
 		case !one.rules.Empty():
 			found = append(found, leftOver(rec, one.backend.Name()))
 		}
