@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -169,17 +170,34 @@ func (i ipsets) create(name string, s Set) error {
 	return ipsetError(err)
 }
 
-func (i ipsets) destroy(f Family, name string) error {
-	_, err := i.do(ipsetDestroy, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)})
-	if errors.Is(err, unix.ENOENT) {
-		return nil
+// patiently does what the kernel refuses as long as somebody has a set listed, or
+// the rules that have just gone are not yet forgotten, which nf_tables does in
+// the background.
+func patiently(do func() error) error {
+	const wait, attempts = 5 * time.Millisecond, 400
+	for n := 1; ; n++ {
+		if err := do(); n == attempts || !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(wait)
 	}
-	return err
+}
+
+func (i ipsets) destroy(f Family, name string) error {
+	return patiently(func() error {
+		_, err := i.do(ipsetDestroy, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)})
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return err
+	})
 }
 
 func (i ipsets) swap(f Family, a, b string) error {
-	_, err := i.do(ipsetSwap, f, netlink.Attribute{Type: ipsetAttrName, Data: text(a)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(b)})
-	return err
+	return patiently(func() error {
+		_, err := i.do(ipsetSwap, f, netlink.Attribute{Type: ipsetAttrName, Data: text(a)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(b)})
+		return err
+	})
 }
 
 // change adds members to a set, or deletes them from it, many with each message.
