@@ -169,8 +169,16 @@ func (b *builder) diverted(g group) {
 	// translates, so that there the SYN need not wait for them; they could
 	// only take it for a connection to the host itself.
 	table, state := Security, []Match{CTState{New | Untracked}, Translated{Not: true}}
-	if s.Translated() {
+	switch {
+	case s.Translated():
 		table, state = Mangle, []Match{CTState{Untracked}}
+	case b.native && s.mode() == ModeNotrack:
+		// A packet without a connection has no status for nft, not even another
+		// one: no match of it holds (nft_ct_get_eval in net/netfilter/nft_ct.c, 6.18).
+		// Nothing stands between two states of a table of ours.
+		state = []Match{CTState{Untracked}}
+	case b.native:
+		state[0] = CTState{New}
 	}
 	for _, in := range ingress(s) {
 		answer := g.counting
