@@ -48,6 +48,7 @@ const (
 
 	ipsetFlagListNames = 1 << 1 // IPSET_FLAG_LIST_SETNAME
 	ipsetFlagCounters  = 1 << 3 // IPSET_FLAG_WITH_COUNTERS, in the creation of a set
+	ipsetFlagNoMatch   = 1 << 2 // IPSET_FLAG_NOMATCH, of a member that is an exception
 	ipsetErrExist      = 4103   // IPSET_ERR_EXIST
 	ipsetErrBusy       = 4100   // IPSET_ERR_BUSY, since something uses the set
 	ipsetErrFull       = 4352   // IPSET_ERR_HASH_FULL
@@ -371,7 +372,7 @@ func decodeIPSetMember(attrs []byte) (Member, bool) {
 	d.ByteOrder = binary.BigEndian
 	var m Member
 	var addr netip.Addr
-	length, isTCP := -1, false
+	length, isTCP, inverted := -1, false, false
 	for d.Next() {
 		switch d.Type() {
 		case ipsetDataIP:
@@ -387,11 +388,13 @@ func decodeIPSetMember(attrs []byte) (Member, bool) {
 			m.Port = d.Uint16()
 		case ipsetDataProto:
 			isTCP = d.Uint8() == unix.IPPROTO_TCP
+		case ipsetDataFlags:
+			inverted = d.Uint32()&ipsetFlagNoMatch != 0
 		}
 	}
 	if length < 0 {
 		length = addr.BitLen()
 	}
 	m.Prefix = netip.PrefixFrom(addr, length)
-	return m, d.Err() == nil && isTCP && m.Prefix.IsValid() && m.Port != 0
+	return m, d.Err() == nil && isTCP && !inverted && m.Prefix.IsValid() && m.Port != 0
 }
