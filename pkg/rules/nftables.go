@@ -143,7 +143,7 @@ func (w *nftWriter) write() {
 	for _, id := range sortedIDs(union(have, want).chains) {
 		h, there := have.chains[id]
 		to, remains := want.chains[id]
-		changed[id] = there != remains || !slices.Equal(texts(h), texts(to))
+		changed[id] = there != remains || !slices.Equal(texts(h), texts(to)) || w.lookIntoGone(h)
 		if !stays(id.family) || !there || !changed[id] || id.table == Objects {
 			continue
 		}
@@ -191,6 +191,25 @@ func (w *nftWriter) write() {
 			w.rule(id, r)
 		}
 	}
+}
+
+// lookIntoGone reports whether rules look into a set that goes, if only to come
+// again as it should be: until then they have to go, too.
+func (w *nftWriter) lookIntoGone(rules []Rule) bool {
+	return slices.ContainsFunc(rules, func(r Rule) bool {
+		return slices.ContainsFunc(w.step.Sets, func(c SetChange) bool { return c.Remove && c.Set.Family == r.Family && r.looksInto(c.Set.Name) })
+	})
+}
+
+// looksInto reports whether the rule has use for a set.
+func (r Rule) looksInto(set string) bool {
+	if t, ok := r.Target.(Lookup); ok && t.Map == set {
+		return true
+	}
+	return slices.ContainsFunc(r.Matches, func(m Match) bool {
+		in, ok := m.(Members)
+		return ok && in.Set == set
+	})
 }
 
 const misplacedText = "the chain is not hooked where it should be"

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -193,7 +194,8 @@ func (r nftReader) members(s *Set) error {
 				for n.Next() {
 					m, err := readMember(n.Bytes(), names)
 					if err != nil {
-						return err
+						s.Foreign = err.Error()
+						continue
 					}
 					s.Members = append(s.Members, m)
 				}
@@ -204,7 +206,8 @@ func (r nftReader) members(s *Set) error {
 	})
 }
 
-// readMember reads one element of a set.
+// readMember reads one element of a set. It is an error if that is not a member
+// as this package makes them, such as a range that is not a network.
 func readMember(attrs []byte, names map[string]string) (Member, error) {
 	d, err := netlink.NewAttributeDecoder(attrs)
 	if err != nil {
@@ -241,6 +244,10 @@ func readMember(attrs []byte, names map[string]string) (Member, error) {
 		length = commonBits(ip, last[:len(ip)])
 	}
 	m.Prefix, m.Port = netip.PrefixFrom(addr, length), binary.BigEndian.Uint16(first[len(ip):])
+	wantFirst, wantLast := memberKey(m)
+	if !bytes.Equal(first, wantFirst) || last != nil && !bytes.Equal(last, wantLast) {
+		return m, fmt.Errorf("element of %x to %x", first, last)
+	}
 	return m, d.Err()
 }
 
