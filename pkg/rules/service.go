@@ -237,9 +237,10 @@ func (p Policy) Close(next Policy) Policy {
 		stays[key{s.Destination, s.Port}] = true
 	}
 	via := next
+	via.Closing = slices.Clip(next.Closing) // what is appended is not next's
 	for _, s := range p.Services {
 		if !stays[key{s.Destination, s.Port}] {
-			via.Closing = append(slices.Clip(via.Closing), s)
+			via.Closing = append(via.Closing, s)
 		}
 	}
 	return via
