@@ -244,8 +244,8 @@ func readMember(attrs []byte, names map[string]string) (Member, error) {
 		length = commonBits(ip, last[:len(ip)])
 	}
 	m.Prefix, m.Port = netip.PrefixFrom(addr, length), binary.BigEndian.Uint16(first[len(ip):])
-	wantFirst, wantLast := memberKey(m)
-	if !bytes.Equal(first, wantFirst) || last != nil && !bytes.Equal(last, wantLast) {
+	var key [20]byte // of the larger family
+	if !bytes.Equal(first, appendMemberKey(key[:0], m, false)) || last != nil && !bytes.Equal(last, appendMemberKey(key[:0], m, true)) {
 		return m, fmt.Errorf("element of %x to %x", first, last)
 	}
 	return m, d.Err()

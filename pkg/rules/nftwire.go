@@ -26,22 +26,32 @@ func nest(kind uint16, within ...attr) attr { return attr{kind: kind, nested: wi
 // appendAttrs appends attributes as they are sent, with their padding.
 func appendAttrs(b []byte, list []attr) []byte {
 	for _, a := range list {
-		begin := len(b)
 		kind := a.kind
 		if a.nested != nil {
 			kind |= unix.NLA_F_NESTED
 		}
-		b = binary.NativeEndian.AppendUint16(b, 0)
-		b = binary.NativeEndian.AppendUint16(b, kind)
+		var begin int
+		b, begin = openAttr(b, kind)
 		if a.nested != nil {
 			b = appendAttrs(b, a.nested)
 		} else {
 			b = append(b, a.data...)
 		}
-		binary.NativeEndian.PutUint16(b[begin:], uint16(len(b)-begin))
-		for len(b)%4 != 0 {
-			b = append(b, 0)
-		}
+		b = closeAttr(b, begin)
+	}
+	return b
+}
+
+// openAttr appends the head of an attribute, and tells where it begins.
+func openAttr(b []byte, kind uint16) (opened []byte, begin int) {
+	return binary.NativeEndian.AppendUint16(append(b, 0, 0), kind), len(b)
+}
+
+// closeAttr ends an attribute whose content has been appended.
+func closeAttr(b []byte, begin int) []byte {
+	binary.NativeEndian.PutUint16(b[begin:], uint16(len(b)-begin))
+	for len(b)%4 != 0 {
+		b = append(b, 0)
 	}
 	return b
 }
