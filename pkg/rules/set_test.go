@@ -124,15 +124,8 @@ func TestOptionsName(t *testing.T) {
 
 // nftElement returns a member as the kernel tells it.
 func nftElement(m Member, networks bool) []byte {
-	first, last := memberKey(m)
-	attrs := []attr{value(unix.NFTA_SET_ELEM_KEY, first)}
-	if networks {
-		attrs = append(attrs, value(nftElemKeyEnd, last))
-	}
-	if m.Object != "" {
-		attrs = append(attrs, leaf(unix.NFTA_SET_ELEM_OBJREF, text(m.Object)))
-	}
-	return appendAttrs(nil, append(attrs, leaf(unix.NFTA_SET_ELEM_EXPR, make([]byte, 8))))
+	const counted = 8 // bytes of an attribute that is of no interest
+	return appendAttrs(appendElement(nil, Set{Networks: networks, Mapped: m.Object != ""}, m, true)[4:], []attr{leaf(unix.NFTA_SET_ELEM_EXPR, make([]byte, counted))})
 }
 
 var members = []Member{
@@ -218,6 +211,22 @@ func TestDecodeIPSet(t *testing.T) {
 	other := bytes.Replace(ipsetPart(Set{Family: IPv4, Name: "x"}), []byte("hash:ip,port"), []byte("hash:ip,mark"), 1)
 	if got, err := decodeIPSet(other); err != nil || got.Foreign != "hash:ip,mark" || got.Members != nil {
 		t.Errorf("a set of another type comes back as %+v, %v", got, err)
+	}
+}
+
+// The bytes of one element, as nft 1.0.6 sends them: map { 192.0.2.0/24 . 80 : "synproxyctl_none" }.
+func TestAppendElement(t *testing.T) {
+	m := Member{Prefix: pfx("192.0.2.0/24"), Port: 80, Object: "synproxyctl_none"}
+	want := appendAttrs(nil, []attr{nest(unix.NFTA_LIST_ELEM,
+		value(unix.NFTA_SET_ELEM_KEY, []byte{192, 0, 2, 0, 0, 80, 0, 0}), value(nftElemKeyEnd, []byte{192, 0, 2, 255, 0, 80, 0, 0}),
+		leaf(unix.NFTA_SET_ELEM_OBJREF, []byte("synproxyctl_none\x00")))})
+	if got := appendElement(nil, Set{Networks: true, Mapped: true}, m, true); !bytes.Equal(got, want) {
+		t.Errorf("got\n%x, want\n%x", got, want)
+	}
+	// What goes is named by its key alone.
+	want = appendAttrs(nil, []attr{nest(unix.NFTA_LIST_ELEM, value(unix.NFTA_SET_ELEM_KEY, []byte{192, 0, 2, 0, 0, 80, 0, 0}))})
+	if got := appendElement(nil, Set{Mapped: true}, m, false); !bytes.Equal(got, want) {
+		t.Errorf("got\n%x, want\n%x", got, want)
 	}
 }
 
