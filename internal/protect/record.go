@@ -59,8 +59,6 @@ type record struct {
 	// Base holds the built-in chains of iptables-nft that were there before
 	// us; null if we never used it.
 	Base []rules.BaseChain `json:"base_chains"`
-	// holds is what was found in the kernel, by [Host.inspect].
-	holds rules.Ruleset
 }
 
 // store keeps the record of one network namespace.

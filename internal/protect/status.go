@@ -58,7 +58,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	if err := CanChange(); err != nil {
 		return nil, err
 	}
-	rec, found, err := h.inspect(ctx)
+	rec, found, holds, err := h.inspect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	}
 	if rec != nil {
 		st.Backend, st.Services, st.Pending = rec.Backend, rec.Services, rec.Pending.view()
-		st.count(rec.holds)
+		st.count(holds)
 	}
 	if st.Sysctls, err = h.settings(); err != nil {
 		return nil, err

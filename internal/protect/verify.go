@@ -33,7 +33,7 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 	if err := CanChange(); err != nil {
 		return nil, err
 	}
-	rec, found, err := h.inspect(ctx)
+	rec, found, _, err := h.inspect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -75,25 +75,27 @@ func bad(fs []Finding) bool {
 	return slices.ContainsFunc(fs, func(f Finding) bool { return f.Severity == Bad })
 }
 
-// inspect loads the record and finds everything that is not as it says.
-func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
+// inspect loads the record and finds everything that is not as it says. It also
+// returns what its backend holds, as far as that was looked at.
+func (h *Host) inspect(ctx context.Context) (*record, []Finding, rules.Ruleset, error) {
+	var holds rules.Ruleset
 	s, err := h.open()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, holds, err
 	}
 	release, busy := h.settled(ctx, s)
 	defer release()
 	rec, err := s.load()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, holds, err
 	}
 	if busy {
 		return rec, []Finding{finding(Warn, codeBusy, "look again when it has ended",
-			"another instance is changing this network namespace: what is there is only half of something")}, nil
+			"another instance is changing this network namespace: what is there is only half of something")}, holds, nil
 	}
 	all, err := h.survey(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, holds, err
 	}
 	found := []Finding{}
 	if rec != nil && rec.Unfinished {
@@ -114,17 +116,17 @@ func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
 				"the rules of %s cannot be seen: %v", rec.Backend, one.unseen))
 		case mine:
 			gone = false
-			rec.holds = one.rules
+			holds = one.rules
 			fs, err := h.compare(rec, one.rules)
 			if err != nil {
-				return nil, nil, err
+				return nil, nil, holds, err
 			}
 			found = append(found, fs...)
 			if rec.Draining {
 				continue
 			}
 			if err := h.routes.ask(ctx, rec.Services); err != nil {
-				return nil, nil, err
+				return nil, nil, holds, err
 			}
 			found = append(found, places(rec.Services, &h.routes)...)
 		case !one.rules.Empty():
@@ -134,7 +136,7 @@ func (h *Host) inspect(ctx context.Context) (*record, []Finding, error) {
 	if gone {
 		found = append(found, finding(Bad, "backend-gone", "install the programs of "+rec.Backend+" again", "the programs of the backend %s are gone", rec.Backend))
 	}
-	return rec, found, nil
+	return rec, found, holds, nil
 }
 
 func leftOver(rec *record, backend string) Finding {

@@ -170,20 +170,24 @@ func TestEditKeepsWhatIsCommon(t *testing.T) {
 // A change is told to people rule by rule, so no rule may go and come again.
 func TestPlanTouchesOnlyTheDifference(t *testing.T) {
 	list := func(change func([]Service) []Service) Policy {
-		services := []Service{service("192.0.2.1/32"), service("192.0.2.2/32"), service("192.0.2.3/32")}
-		return Policy{Services: change(services)}
+		// Each with options of its own, or they would share their rules.
+		return Policy{Services: change(many(3, false, func(*Service) {}).Services)}
 	}
+	another := many(4, false, func(*Service) {}).Services[3]
 	all := list(func(s []Service) []Service { return s })
 	each := len(all.Ruleset(NFT).Rules()) - len(all.Ruleset(NFT).jumps) - 1 // less the anchor
 	each /= len(all.Services)
+	if each < 5 {
+		t.Fatalf("%d rules for each service: they share some", each)
+	}
 	for name, tt := range map[string]struct {
 		want          Policy
 		adds, deletes int
 	}{
 		"first goes":      {list(func(s []Service) []Service { return s[1:] }), 0, each},
 		"middle goes":     {list(func(s []Service) []Service { return append(s[:1], s[2]) }), 0, each},
-		"one comes first": {list(func(s []Service) []Service { return append([]Service{service("192.0.2.9/32")}, s...) }), each, 0},
-		"one is replaced": {list(func(s []Service) []Service { s[1] = service("192.0.2.9/32"); return s }), each, each},
+		"one comes first": {list(func(s []Service) []Service { return append([]Service{another}, s...) }), each, 0},
+		"one is replaced": {list(func(s []Service) []Service { s[1] = another; return s }), each, each},
 		"other options":   {list(func(s []Service) []Service { s[1].Options.MSS = ptr[uint16](1400); return s }), 1, 1},
 		"other repair":    {list(func(s []Service) []Service { s[0].First = FirstClient; return s }), 1, 1},
 		"other order":     {list(func(s []Service) []Service { s[0], s[1] = s[1], s[0]; return s }), each, each},
@@ -192,6 +196,9 @@ func TestPlanTouchesOnlyTheDifference(t *testing.T) {
 		for _, s := range Plan(all.Ruleset(NFT), tt.want.Ruleset(NFT)) {
 			for _, c := range s.Changes {
 				count[c.Action]++
+			}
+			if len(s.Sets) > 0 {
+				t.Errorf("%s: sets change: %s", name, renderSets(s))
 			}
 		}
 		if count[Add] != tt.adds || count[Delete] != tt.deletes {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -48,6 +49,7 @@ const (
 
 	ipsetFlagListNames = 1 << 1 // IPSET_FLAG_LIST_SETNAME
 	ipsetFlagCounters  = 1 << 3 // IPSET_FLAG_WITH_COUNTERS, in the creation of a set
+	ipsetFlagNoMatch   = 1 << 2 // IPSET_FLAG_NOMATCH, of a member that is an exception
 	ipsetErrExist      = 4103   // IPSET_ERR_EXIST
 	ipsetErrBusy       = 4100   // IPSET_ERR_BUSY, since something uses the set
 	ipsetErrFull       = 4352   // IPSET_ERR_HASH_FULL
@@ -139,16 +141,33 @@ func (i ipsets) create(name string, s Set) error {
 			leaf(ipsetDataFlags|unix.NLA_F_NET_BYTEORDER, be32(ipsetFlagCounters))))
 }
 
-func (i ipsets) destroy(f Family, name string) error {
-	err := i.do(ipsetDestroy, 0, f, leaf(ipsetAttrName, text(name)))
-	if errors.Is(err, unix.ENOENT) {
-		return nil
+// patiently does what the kernel refuses as long as somebody has a set listed, or
+// the rules that have just gone are not yet forgotten, which nf_tables does in
+// the background.
+func patiently(do func() error) error {
+	const wait, attempts = 5 * time.Millisecond, 400
+	for n := 1; ; n++ {
+		if err := do(); n == attempts || !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(wait)
 	}
-	return err
+}
+
+func (i ipsets) destroy(f Family, name string) error {
+	return patiently(func() error {
+		err := i.do(ipsetDestroy, 0, f, leaf(ipsetAttrName, text(name)))
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return err
+	})
 }
 
 func (i ipsets) swap(f Family, a, b string) error {
-	return i.do(ipsetSwap, 0, f, leaf(ipsetAttrName, text(a)), leaf(ipsetAttrTypename, text(b)))
+	return patiently(func() error {
+		return i.do(ipsetSwap, 0, f, leaf(ipsetAttrName, text(a)), leaf(ipsetAttrTypename, text(b)))
+	})
 }
 
 // change adds members to a set, or deletes them from it, many with each message.
@@ -156,12 +175,13 @@ func (i ipsets) swap(f Family, a, b string) error {
 // of them may be done.
 func (i ipsets) change(command int, f Family, name string, members []Member) error {
 	const each = 512 // an attribute's length has 16 bits
+	var list []byte // of one message after the other
 	for part := range slices.Chunk(members, each) {
-		list := make([]attr, len(part))
-		for k, m := range part {
-			list[k] = m.ipsetAttr()
+		list = list[:0]
+		for _, m := range part {
+			list = appendIPSetMember(list, m)
 		}
-		err := i.do(command, 0, f, leaf(ipsetAttrName, text(name)), leaf(ipsetAttrLine, be32(0)), nest(ipsetAttrADT, list...))
+		err := i.do(command, 0, f, leaf(ipsetAttrName, text(name)), leaf(ipsetAttrLine, be32(0)), leaf(ipsetAttrADT|unix.NLA_F_NESTED, list))
 		if err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
@@ -169,21 +189,31 @@ func (i ipsets) change(command int, f Family, name string, members []Member) err
 	return nil
 }
 
-// ipsetAttr returns one member as the kernel reads it.
-func (m Member) ipsetAttr() attr {
+// appendIPSetMember appends one member as the kernel reads it.
+func appendIPSetMember(b []byte, m Member) []byte {
+	begin := len(b)
+	b = append(b, 0, 0, ipsetAttrData, unix.NLA_F_NESTED>>8)
 	ip := m.Prefix.Addr().AsSlice()
-	kind := uint16(1) // IPSET_ATTR_IPADDR_IPV4
+	kind := byte(1) // IPSET_ATTR_IPADDR_IPV4
 	if len(ip) > 4 {
 		kind = 2
 	}
-	attrs := []attr{
-		nest(ipsetDataIP, leaf(kind|unix.NLA_F_NET_BYTEORDER, ip)), leaf(ipsetDataPort|unix.NLA_F_NET_BYTEORDER, be16(m.Port)),
-		leaf(ipsetDataProto, []byte{unix.IPPROTO_TCP}),
-	}
+	native := binary.NativeEndian
+	b = native.AppendUint16(b, uint16(8+len(ip)))
+	b = append(b, ipsetDataIP, unix.NLA_F_NESTED>>8)
+	b = native.AppendUint16(b, uint16(4+len(ip)))
+	b = append(b, kind, unix.NLA_F_NET_BYTEORDER>>8)
+	b = append(b, ip...)
 	if !m.Prefix.IsSingleIP() {
-		attrs = append(attrs, leaf(ipsetDataCIDR, []byte{byte(m.Prefix.Bits())}))
+		b = native.AppendUint16(b, 5)
+		b = append(b, ipsetDataCIDR, 0, byte(m.Prefix.Bits()), 0, 0, 0)
 	}
-	return nest(ipsetAttrData, attrs...)
+	b = native.AppendUint16(b, 6)
+	b = append(b, ipsetDataPort, unix.NLA_F_NET_BYTEORDER>>8, byte(m.Port>>8), byte(m.Port), 0, 0)
+	b = native.AppendUint16(b, 5)
+	b = append(b, ipsetDataProto, 0, unix.IPPROTO_TCP, 0, 0, 0)
+	native.PutUint16(b[begin:], uint16(len(b)-begin))
+	return b
 }
 
 // list returns the sets whose names begin with the given prefix. Sets of others
@@ -302,7 +332,7 @@ func decodeIPSetMember(attrs []byte) (Member, bool) {
 	d.ByteOrder = binary.BigEndian
 	var m Member
 	var addr netip.Addr
-	length, isTCP := -1, false
+	length, isTCP, inverted := -1, false, false
 	for d.Next() {
 		switch d.Type() {
 		case ipsetDataIP:
@@ -320,11 +350,13 @@ func decodeIPSetMember(attrs []byte) (Member, bool) {
 			m.Packets = d.Uint64()
 		case ipsetDataProto:
 			isTCP = d.Uint8() == unix.IPPROTO_TCP
+		case ipsetDataFlags:
+			inverted = d.Uint32()&ipsetFlagNoMatch != 0
 		}
 	}
 	if length < 0 {
 		length = addr.BitLen()
 	}
 	m.Prefix = netip.PrefixFrom(addr, length)
-	return m, d.Err() == nil && isTCP && m.Prefix.IsValid() && m.Port != 0
+	return m, d.Err() == nil && isTCP && !inverted && m.Prefix.IsValid() && m.Port != 0
 }

@@ -71,7 +71,8 @@ func (i ipsets) fill(name string, s Set) error {
 	return nil
 }
 
-// replace fills a new set and swaps it with the one in use, in one instant.
+// replace fills a new set and swaps it with the one in use, in one instant. After
+// an error the one in use is as it was.
 func (i ipsets) replace(s Set) error {
 	next := s.Name + "_new"
 	if err := i.destroy(s.Family, next); err != nil { // of one who was killed
@@ -80,7 +81,13 @@ func (i ipsets) replace(s Set) error {
 	if err := i.fill(next, s); err != nil {
 		return err
 	}
-	return errors.Join(i.swap(s.Family, next, s.Name), i.destroy(s.Family, next))
+	if err := i.swap(s.Family, next, s.Name); err != nil {
+		return errors.Join(err, i.destroy(s.Family, next))
+	}
+	if err := i.destroy(s.Family, next); err != nil {
+		return errors.Join(err, i.swap(s.Family, next, s.Name))
+	}
+	return nil
 }
 
 // renderSets returns the step as input of ipset(8) restore, for people.

@@ -2,10 +2,13 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // tableSet plays the kernel behind iptables-restore --noflush for one family. It
@@ -178,41 +181,141 @@ func (k tableSet) save() string {
 	return b.String()
 }
 
-// kernel holds the tables of both families.
-type kernel map[Family]tableSet
+// kernel holds the tables and the sets of both families.
+type kernel struct {
+	tables map[Family]tableSet
+	sets   map[setID]Set
+}
 
-func newKernel() kernel { return kernel{IPv4: newTableSet(), IPv6: newTableSet()} }
+func newKernel() kernel {
+	return kernel{tables: map[Family]tableSet{IPv4: newTableSet(), IPv6: newTableSet()}, sets: map[setID]Set{}}
+}
 
-func (k kernel) clone() kernel { return kernel{IPv4: k[IPv4].clone(), IPv6: k[IPv6].clone()} }
+func (k kernel) clone() kernel {
+	c := kernel{tables: map[Family]tableSet{}, sets: maps.Clone(k.sets)}
+	for f, tables := range k.tables {
+		c.tables[f] = tables.clone()
+	}
+	return c
+}
 
 // apply executes a step, or fails the test.
 func (k kernel) apply(t *testing.T, s Step) {
 	t.Helper()
-	after, err := k[s.Family].restore(s.Script())
-	if err != nil {
-		t.Fatalf("step refused: %v\nscript:\n%srules:\n%s", err, s.Script(), k[s.Family].save())
+	if err := k.take(s); err != nil {
+		t.Fatalf("step refused: %v\nstep:\n%srules:\n%s", err, script(s), k.save(s.Family))
 	}
-	k[s.Family] = after
 }
 
-// list reads the rules as a backend does.
+// take executes a step, all of it or nothing.
+func (k kernel) take(s Step) error {
+	if s.Table == Sets {
+		return k.takeSets(s)
+	}
+	after, err := k.tables[s.Family].restore(s.Script())
+	if err != nil {
+		return err
+	}
+	for _, chains := range after {
+		for _, c := range chains {
+			for _, r := range c.rules {
+				if set := setOf(r); set != "" && k.sets[setID{s.Family, set}].Name == "" {
+					return fmt.Errorf("%q: no set %s", r, set)
+				}
+			}
+		}
+	}
+	k.tables[s.Family] = after
+	return nil
+}
+
+// takeSets changes sets as those of ipset(8), which know nothing of what changes
+// besides them. Small changes and swaps have one outcome.
+func (k kernel) takeSets(s Step) error {
+	after := maps.Clone(k.sets)
+	for _, c := range s.Sets {
+		id := setID{c.Set.Family, c.Set.Name}
+		now, there := after[id]
+		switch {
+		case id.family != s.Family:
+			return fmt.Errorf("set %s is of %s", id.name, id.family)
+		case there == c.Create:
+			return fmt.Errorf("set %s: exists: %t", id.name, there)
+		case c.Remove && k.looksInto(id):
+			return fmt.Errorf("set %s: something uses it", id.name)
+		case c.Remove && !slices.Equal(c.Delete, now.Members):
+			return fmt.Errorf("set %s goes with %v, and not %v", id.name, now.Members, c.Delete)
+		case c.Remove:
+			delete(after, id)
+			continue
+		case there && !now.alike(c.Set):
+			return fmt.Errorf("set %s: is of another kind", id.name)
+		}
+		if got := together(without(now.Members, c.Delete), c.Add); !slices.Equal(got, c.Set.Members) {
+			return fmt.Errorf("set %s: %v less %v and with %v is not %v", id.name, now.Members, c.Delete, c.Add, c.Set.Members)
+		}
+		after[id] = c.Set
+	}
+	maps.Copy(k.sets, after)
+	maps.DeleteFunc(k.sets, func(id setID, _ Set) bool { return after[id].Name == "" })
+	return nil
+}
+
+// looksInto reports whether a rule looks into a set.
+func (k kernel) looksInto(id setID) bool {
+	for _, chains := range k.tables[id.family] {
+		for _, c := range chains {
+			if slices.ContainsFunc(c.rules, func(r string) bool { return setOf(r) == id.name }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// setOf returns the set that a rule looks into.
+func setOf(rule string) string {
+	_, rest, _ := strings.Cut(rule, " --match-set ")
+	name, _, _ := strings.Cut(rest, " ")
+	return name
+}
+
+// list reads the rules and the sets as a backend does.
 func (k kernel) list(t *testing.T) Ruleset {
 	t.Helper()
 	var dumps []Dump
 	for _, f := range Families {
-		d, err := ParseSave(f, "", []byte(k[f].save()))
+		d, err := ParseSave(f, "", []byte(k.tables[f].save()))
 		if err != nil {
 			t.Fatal(err)
 		}
 		dumps = append(dumps, d)
 	}
-	return Extract(dumps...)
+	rs := Extract(dumps...)
+	for id, s := range k.sets {
+		if strings.HasPrefix(id.name, layouts[NFT].sets) {
+			rs.sets[id] = s
+		}
+	}
+	return rs
+}
+
+// save prints the rules and the sets of a family.
+func (k kernel) save(f Family) string {
+	var b strings.Builder
+	b.WriteString(k.tables[f].save())
+	for _, id := range sortedSets(k.sets) {
+		if id.family == f {
+			fmt.Fprintf(&b, "%s %v\n", id.name, k.sets[id].Members)
+		}
+	}
+	return b.String()
 }
 
 // foreign returns what is not ours.
 func (k kernel) foreign() string {
 	c := k.clone()
-	for _, tables := range c {
+	for _, tables := range c.tables {
 		for table := range tables {
 			tables[table] = slices.DeleteFunc(tables[table], func(c textChain) bool { return ours(c.name) })
 			for i := range tables[table] {
@@ -221,5 +324,43 @@ func (k kernel) foreign() string {
 			}
 		}
 	}
-	return c[IPv4].save() + c[IPv6].save()
+	maps.DeleteFunc(c.sets, func(id setID, _ Set) bool { return strings.HasPrefix(id.name, layouts[NFT].sets) })
+	return c.save(IPv4) + c.save(IPv6)
+}
+
+// The real kernel refuses these; a simulated one that does not would prove nothing.
+func TestKernelRefuses(t *testing.T) {
+	k := newKernel()
+	p := Policy{Services: []Service{service("192.0.2.1/32"), service("192.0.2.2/32")}}
+	steps := Plan(Ruleset{}, p.Ruleset(NFT))
+	if steps[0].Table != Sets {
+		t.Fatalf("the first step is of table %s", steps[0].Table)
+	}
+	refused := func(s Step, why string) {
+		t.Helper()
+		before := k.save(IPv4)
+		if err := k.take(s); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("error %v, want one with %q of\n%s", err, why, script(s))
+		}
+		if now := k.save(IPv4); now != before {
+			t.Errorf("refused, and yet done (%s): -before +after\n%s", why, cmp.Diff(before, now))
+		}
+	}
+	refused(steps[1], "no set synproxyctl_n4_")
+	set := steps[0].Sets[0].Set
+	sets := func(c SetChange) Step { return Step{Family: IPv4, Table: Sets, Sets: []SetChange{c}} }
+	remove := sets(SetChange{Set: set, Remove: true, Delete: set.Members})
+	refused(remove, "exists: false")
+	for _, s := range steps {
+		k.apply(t, s)
+	}
+	refused(steps[0], "exists: true")
+	refused(remove, "something uses it")
+	refused(sets(SetChange{Set: set, Add: []Member{{Prefix: pfx("192.0.2.3/32"), Port: 80}}}), "is not")
+	other := set
+	other.Networks = true
+	refused(sets(SetChange{Set: other}), "of another kind")
+	other = set
+	other.Family = IPv6
+	refused(sets(SetChange{Set: other, Create: true, Add: set.Members}), "is of ipv6")
 }

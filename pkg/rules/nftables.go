@@ -139,6 +139,13 @@ func (r nftReader) at(attrs ...attr) []attr { return append([]attr{leaf(1, text(
 // go, and sets lose their members before the objects go that those use.
 func (w *nftWriter) write() {
 	have, want := w.step.have, w.step.want
+	// Room for all elements: while it grew, it would be copied once and again.
+	const each = 96 // bytes
+	elements := 0
+	for _, c := range w.step.Sets {
+		elements += len(c.Add) + len(c.Delete)
+	}
+	w.buf = slices.Grow(w.buf, each*elements)
 	for _, f := range Families {
 		switch {
 		case !want.Uses(f) && have.Uses(f):
@@ -152,7 +159,7 @@ func (w *nftWriter) write() {
 	for _, id := range sortedIDs(union(have, want).chains) {
 		h, there := have.chains[id]
 		to, remains := want.chains[id]
-		changed[id] = there != remains || !slices.Equal(texts(h), texts(to))
+		changed[id] = there != remains || !slices.Equal(texts(h), texts(to)) || w.lookIntoGone(h)
 		if !stays(id.family) || !there || !changed[id] || id.table == Objects {
 			continue
 		}
@@ -203,6 +210,25 @@ func (w *nftWriter) write() {
 			w.rule(id, r)
 		}
 	}
+}
+
+// lookIntoGone reports whether rules look into a set that goes, if only to come
+// again as it should be: until then they have to go, too.
+func (w *nftWriter) lookIntoGone(rules []Rule) bool {
+	return slices.ContainsFunc(rules, func(r Rule) bool {
+		return slices.ContainsFunc(w.step.Sets, func(c SetChange) bool { return c.Remove && c.Set.Family == r.Family && r.looksInto(c.Set.Name) })
+	})
+}
+
+// looksInto reports whether the rule has use for a set.
+func (r Rule) looksInto(set string) bool {
+	if t, ok := r.Target.(Lookup); ok && t.Map == set {
+		return true
+	}
+	return slices.ContainsFunc(r.Matches, func(m Match) bool {
+		in, ok := m.(Members)
+		return ok && in.Set == set
+	})
 }
 
 const misplacedText = "the chain is not hooked where it should be"
@@ -291,34 +317,57 @@ func (w *nftWriter) set(s Set) {
 // members adds members to a set, or deletes them, many with each message.
 func (w *nftWriter) members(message int, s Set, members []Member) {
 	const each = 400 // an attribute's length has 16 bits
+	flags := create
+	if message == unix.NFT_MSG_DELSETELEM {
+		flags = 0
+	}
+	var list []byte // of one message after the other
 	for part := range slices.Chunk(members, each) {
-		list := make([]attr, len(part))
-		for i, m := range part {
-			key, last := memberKey(m)
-			attrs := []attr{value(unix.NFTA_SET_ELEM_KEY, key)}
-			if s.Networks {
-				attrs = append(attrs, value(nftElemKeyEnd, last))
-			}
-			if s.Mapped && message == unix.NFT_MSG_NEWSETELEM {
-				attrs = append(attrs, leaf(unix.NFTA_SET_ELEM_OBJREF, text(m.Object)))
-			}
-			list[i] = nest(unix.NFTA_LIST_ELEM, attrs...)
+		list = list[:0]
+		for _, m := range part {
+			list = appendElement(list, s, m, message == unix.NFT_MSG_NEWSETELEM)
 		}
-		flags := create
-		if message == unix.NFT_MSG_DELSETELEM {
-			flags = 0
-		}
-		w.add(s.Family, message, flags, w.in(leaf(unix.NFTA_SET_ELEM_LIST_SET, text(s.Name)), nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...))...)
+		w.add(s.Family, message, flags, w.in(leaf(unix.NFTA_SET_ELEM_LIST_SET, text(s.Name)), leaf(unix.NFTA_SET_ELEM_LIST_ELEMENTS|unix.NLA_F_NESTED, list))...)
 	}
 }
 
-// memberKey returns the first and the last key that a member stands for.
-func memberKey(m Member) (first, last []byte) {
-	ip := m.Prefix.Masked().Addr().AsSlice()
-	end := slices.Clone(ip)
-	for i := m.Prefix.Bits(); i < 8*len(end); i++ {
-		end[i/8] |= 0x80 >> (i % 8)
+// appendElement appends a member as the kernel reads it; without trees of
+// attributes, since there may be very many.
+func appendElement(b []byte, s Set, m Member, whole bool) []byte {
+	b, element := openAttr(b, unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED)
+	b = appendKey(b, unix.NFTA_SET_ELEM_KEY, m, false)
+	if s.Networks {
+		b = appendKey(b, nftElemKeyEnd, m, true)
 	}
-	port := []byte{byte(m.Port >> 8), byte(m.Port), 0, 0}
-	return append(ip, port...), append(end, port...)
+	if s.Mapped && whole {
+		var name int
+		b, name = openAttr(b, unix.NFTA_SET_ELEM_OBJREF)
+		b = closeAttr(append(append(b, m.Object...), 0), name)
+	}
+	return closeAttr(b, element)
+}
+
+func appendKey(b []byte, kind uint16, m Member, last bool) []byte {
+	b, key := openAttr(b, kind|unix.NLA_F_NESTED)
+	b, value := openAttr(b, unix.NFTA_DATA_VALUE)
+	b = appendMemberKey(b, m, last)
+	return closeAttr(closeAttr(b, value), key)
+}
+
+// appendMemberKey appends the first or the last key that a member stands for.
+func appendMemberKey(b []byte, m Member, last bool) []byte {
+	begin := len(b)
+	if a := m.Prefix.Masked().Addr(); a.Is4() {
+		ip := a.As4()
+		b = append(b, ip[:]...)
+	} else {
+		ip := a.As16()
+		b = append(b, ip[:]...)
+	}
+	if ip := b[begin:]; last {
+		for i := m.Prefix.Bits(); i < 8*len(ip); i++ {
+			ip[i/8] |= 0x80 >> (i % 8)
+		}
+	}
+	return append(b, byte(m.Port>>8), byte(m.Port), 0, 0)
 }

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -199,7 +200,8 @@ func (r nftReader) members(s *Set) error {
 				for n.Next() {
 					m, err := readMember(n.Bytes(), names)
 					if err != nil {
-						return err
+						s.Foreign = err.Error()
+						continue
 					}
 					s.Members = append(s.Members, m)
 				}
@@ -210,7 +212,8 @@ func (r nftReader) members(s *Set) error {
 	})
 }
 
-// readMember reads one element of a set.
+// readMember reads one element of a set. It is an error if that is not a member
+// as this package makes them, such as a range that is not a network.
 func readMember(attrs []byte, names map[string]string) (Member, error) {
 	d, err := netlink.NewAttributeDecoder(attrs)
 	if err != nil {
@@ -249,6 +252,10 @@ func readMember(attrs []byte, names map[string]string) (Member, error) {
 		length = commonBits(ip, last[:len(ip)])
 	}
 	m.Prefix, m.Port = netip.PrefixFrom(addr, length), binary.BigEndian.Uint16(first[len(ip):])
+	var key [20]byte // of the larger family
+	if !bytes.Equal(first, appendMemberKey(key[:0], m, false)) || last != nil && !bytes.Equal(last, appendMemberKey(key[:0], m, true)) {
+		return m, fmt.Errorf("element of %x to %x", first, last)
+	}
 	return m, d.Err()
 }
 

@@ -26,22 +26,32 @@ func nest(kind uint16, within ...attr) attr { return attr{kind: kind, nested: wi
 // appendAttrs appends attributes as they are sent, with their padding.
 func appendAttrs(b []byte, list []attr) []byte {
 	for _, a := range list {
-		begin := len(b)
 		kind := a.kind
 		if a.nested != nil {
 			kind |= unix.NLA_F_NESTED
 		}
-		b = binary.NativeEndian.AppendUint16(b, 0)
-		b = binary.NativeEndian.AppendUint16(b, kind)
+		var begin int
+		b, begin = openAttr(b, kind)
 		if a.nested != nil {
 			b = appendAttrs(b, a.nested)
 		} else {
 			b = append(b, a.data...)
 		}
-		binary.NativeEndian.PutUint16(b[begin:], uint16(len(b)-begin))
-		for len(b)%4 != 0 {
-			b = append(b, 0)
-		}
+		b = closeAttr(b, begin)
+	}
+	return b
+}
+
+// openAttr appends the head of an attribute, and tells where it begins.
+func openAttr(b []byte, kind uint16) (opened []byte, begin int) {
+	return binary.NativeEndian.AppendUint16(append(b, 0, 0), kind), len(b)
+}
+
+// closeAttr ends an attribute whose content has been appended.
+func closeAttr(b []byte, begin int) []byte {
+	binary.NativeEndian.PutUint16(b[begin:], uint16(len(b)-begin))
+	for len(b)%4 != 0 {
+		b = append(b, 0)
 	}
 	return b
 }
@@ -243,7 +253,7 @@ type batch struct {
 	buf      []byte
 	sequence uint32
 	last     int      // where the last message begins
-	about    []string // what each message is about, by its sequence number
+	about    []string // what each message is about, from sequence number 1 on
 }
 
 // nftMessages names the changes that a batch holds.
@@ -256,10 +266,11 @@ var nftMessages = map[int]string{
 // add appends one message.
 func (b *batch) add(f Family, message int, flags netlink.HeaderFlags, attrs ...attr) {
 	begin := b.begin(nftType(message), flags, nfgenmsg(protocol(f), 0))
-	b.about[b.sequence] = fmt.Sprintf("%s %s", nftMessages[message], nftFamily(f))
+	about := &b.about[len(b.about)-1]
+	*about = fmt.Sprintf("%s %s", nftMessages[message], nftFamily(f))
 	for _, a := range attrs[min(1, len(attrs)):] {
 		if n := len(a.data); n > 4 && a.data[n-1] == 0 {
-			b.about[b.sequence] += " " + string(a.data[:n-1])
+			*about += " " + string(a.data[:n-1])
 			break
 		}
 	}
@@ -271,7 +282,7 @@ func (b *batch) begin(kind netlink.HeaderType, flags netlink.HeaderFlags, head [
 	begin := len(b.buf)
 	b.sequence++
 	b.last = begin
-	b.about = append(b.about, "")
+	b.about = append(b.about, "the transaction")
 	b.buf = binary.NativeEndian.AppendUint32(b.buf, 0)
 	b.buf = binary.NativeEndian.AppendUint16(b.buf, uint16(kind))
 	b.buf = binary.NativeEndian.AppendUint16(b.buf, uint16(netlink.Request|flags))
@@ -293,7 +304,7 @@ func (b *batch) mark(message int) {
 // The messages of a batch are one datagram, which large sets make larger than
 // a socket's buffer; that the kernel grows for those who may change its rules.
 func commit(fill func(*batch)) error {
-	b := &batch{about: []string{"the transaction"}}
+	b := &batch{}
 	b.mark(unix.NFNL_MSG_BATCH_BEGIN)
 	fill(b)
 	// The last change asks for an answer, which comes after all errors.
@@ -327,7 +338,7 @@ func (n *netfilter) verdict(last uint32, about []string) error {
 				return false, nil
 			}
 			if err := m.errno(); err != nil && failed == nil {
-				failed = fmt.Errorf("nf_tables: %s: %w", about[min(int(m.sequence), len(about)-1)], err)
+				failed = fmt.Errorf("nf_tables: %s: %w", about[min(int(max(m.sequence, 1)), len(about))-1], err)
 			}
 			// One answer about the batch itself bears the number of its begin.
 			return m.sequence == last || m.sequence <= 1, nil

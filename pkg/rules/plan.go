@@ -43,8 +43,9 @@ type Step struct {
 // Plan returns the steps that lead from one rule set to another, in an order in
 // which no state between two steps harms a packet: what answers and accepts
 // comes before what diverts (raw), and goes after it; what is new comes before
-// what is old goes. A set is there as long as a rule looks into it. Equal rule
-// sets give no steps.
+// what is old goes. A set is there as long as a rule looks into it. To its rules a
+// new member is as a new raw rule: it comes when all that it needs is there, and
+// goes before that goes. Equal rule sets give no steps.
 func Plan(have, want Ruleset) []Step {
 	if have.native || want.native {
 		return planNative(have, want)
@@ -60,17 +61,34 @@ func Plan(have, want Ruleset) []Step {
 		}
 	}
 	others := otherTables(both)
-	to(both, Sets)
+	begin, end := between(have.sets, both.sets), between(want.sets, both.sets)
+	to(Ruleset{sets: begin}, Sets)
 	for _, t := range others {
 		to(both, t)
 	}
+	now.sets = begin
+	to(both, Sets)
 	to(want, Raw)
 	now = both
+	to(Ruleset{sets: end}, Sets)
 	for _, t := range slices.Backward(others) {
 		to(want, t)
 	}
+	now.sets = end
 	to(want, Sets)
 	return steps
+}
+
+// between returns the sets of both that some has not, whole, and as some has them
+// those that it has.
+func between(some, both map[setID]Set) map[setID]Set {
+	sets := maps.Clone(both)
+	for id, s := range some {
+		if s.alike(both[id]) {
+			sets[id] = s
+		}
+	}
+	return sets
 }
 
 // otherTables lists the tables except raw in the order in which they are

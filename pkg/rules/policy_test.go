@@ -56,6 +56,26 @@ func goldenPolicies() map[string]Policy {
 			Closing:  []Service{{Destination: v4, Port: 444, Hook: Forward, Options: stock(1460), Mode: ModeNotrack}},
 			Anchors:  []Family{IPv6},
 		},
+		// Groups of two beside services that are alone.
+		"alike": {Services: []Service{
+			{Destination: v4, Port: 80, Hook: Forward, Options: stock(1460)},
+			{Destination: v4, Port: 443, Hook: Forward, Options: stock(1460)},
+			{Destination: v4, Port: 22, Hook: Forward, Options: stock(1400)},
+			{Destination: v6, Port: 80, Hook: Input, Options: stock(1440), Mode: ModeNotrack, Interfaces: []string{"wan0"}},
+			{Destination: pfx("2001:db8::2/128"), Port: 80, Hook: Input, Options: stock(1440), Mode: ModeNotrack, Interfaces: []string{"wan0"}},
+		}},
+		"alike-networks": {Services: []Service{
+			{Destination: pfx("198.51.100.0/24"), Port: 80, Hook: Forward, Options: stock(1460), Mode: ModeNotrack},
+			{Destination: pfx("198.51.101.0/24"), Port: 80, Hook: Forward, Options: stock(1460), Mode: ModeNotrack},
+		}},
+		"alike-translated": {Services: []Service{
+			{Destination: v4, Port: 8080, Hook: Input, Options: stock(1460), Mode: ModeNotrack, To: netip.MustParseAddrPort("198.51.100.2:80")},
+			{Destination: v4, Port: 8081, Hook: Input, Options: stock(1460), Mode: ModeNotrack, Published: true},
+		}},
+		"alike-closing": {Closing: []Service{
+			{Destination: v4, Port: 80, Hook: Forward, Options: stock(1460), Mode: ModeNotrack},
+			{Destination: v4, Port: 443, Hook: Forward},
+		}},
 		"anchors": {Anchors: []Family{IPv4, IPv6}},
 		"many":    many,
 	}
@@ -71,20 +91,37 @@ func TestPolicyRulesGolden(t *testing.T) {
 			for _, r := range p.Rules(NFT) {
 				fmt.Fprintf(&b, "%s %-6s -A %s %s\n", r.Family, r.Table, r.Chain, r)
 			}
-			path := filepath.Join("testdata", name+".golden")
-			if *update {
-				if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), b.String()); diff != "" {
-				t.Errorf("go test -update writes it anew; -want +got:\n%s", diff)
-			}
+			printSets(&b, p.Ruleset(NFT))
+			golden(t, name, b.String())
 		})
+	}
+}
+
+func printSets(b *strings.Builder, rs Ruleset) {
+	for _, id := range sortedSets(rs.sets) {
+		s := rs.sets[id]
+		fmt.Fprintf(b, "%s set %s %s counted=%t mapped=%t\n", id.family, id.name, s.typeName(), s.Counted, s.Mapped)
+		for _, m := range s.Members {
+			fmt.Fprintf(b, "\t%s\n", m)
+		}
+	}
+}
+
+// golden compares text with a file below testdata.
+func golden(t *testing.T, name, text string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), text); diff != "" {
+		t.Errorf("go test -update writes it anew; -want +got:\n%s", diff)
 	}
 }
 

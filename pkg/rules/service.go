@@ -236,11 +236,16 @@ func (p Policy) Close(next Policy) Policy {
 	for _, s := range next.Services {
 		stays[key{s.Destination, s.Port}] = true
 	}
-	via := next
-	for _, s := range p.Services {
+	var going []int
+	for i, s := range p.Services {
 		if !stays[key{s.Destination, s.Port}] {
-			via.Closing = append(slices.Clip(via.Closing), s)
+			going = append(going, i)
 		}
+	}
+	via := next
+	via.Closing = slices.Grow(slices.Clip(next.Closing), len(going)) // what is appended is not next's
+	for _, i := range going {
+		via.Closing = append(via.Closing, p.Services[i])
 	}
 	return via
 }

@@ -81,6 +81,9 @@ func (s *Set) normalize() {
 // without returns the members of a list that are not, with the same object, in
 // another. Both are in order.
 func without(list, other []Member) []Member {
+	if len(list) > 0 && len(other) == 0 {
+		return list
+	}
 	var rest []Member
 	for _, m := range list {
 		for len(other) > 0 && other[0].compare(m) < 0 {
