@@ -29,7 +29,8 @@ type Config struct {
 	Interface string
 	// Source is the source address, which must belong to this machine. The zero Addr means the one that the route prefers.
 	Source netip.Addr
-	// Rate is the number of SYN segments per second over all targets, at most a million. Zero means 500.
+	// Rate is the number of SYN segments per second over all targets, at most a million. Zero means one at which all
+	// segments take about four seconds, but at least 500 and at most 10,000.
 	Rate int
 	// Connect asks to complete one handshake with each target that gave a usable answer, to find who speaks first.
 	Connect bool
@@ -38,6 +39,9 @@ type Config struct {
 	BannerWait time.Duration
 	// Progress, if not nil, is called from the calling goroutine whenever more targets are done.
 	Progress func(done, total int)
+	// Stage, if not nil, is called from the calling goroutine several times a second, whether or not anything is done: with what is going on ("probing", then
+	// "connecting" with Connect), how many of the targets are done with that, and how many there are.
+	Stage func(what string, done, total int)
 }
 
 // ErrConfig is wrapped by the errors of [Probe] that only another Config can mend.
@@ -66,14 +70,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Timeout == 0 {
 		c.Timeout = time.Second
 	}
-	if c.Rate == 0 {
-		c.Rate = 500
-	}
 	if c.BannerWait == 0 {
 		c.BannerWait = 1500 * time.Millisecond
 	}
 	if c.Progress == nil {
 		c.Progress = func(int, int) {}
+	}
+	if c.Stage == nil {
+		c.Stage = func(string, int, int) {}
 	}
 	return c, nil
 }
@@ -92,76 +96,80 @@ func Probe(ctx context.Context, cfg Config, targets []Target) ([]Result, error) 
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("interrupted: %w", context.Cause(ctx))
 	}
-	r := &run{cfg: cfg, total: len(targets), byAddr: map[netip.AddrPort]*asked{}, flights: map[flightKey]*flight{}}
+	r := &run{
+		cfg: cfg, total: len(targets), rounds: cfg.Count + 1, byAddr: make(map[netip.AddrPort]int, len(targets)),
+		ways: map[path]*way{}, sockets: map[string]*rawSocket{}, answers: map[shape]*answer{}, begin: time.Now(),
+	}
 	defer r.close()
 	if r.router, err = newRouter(cfg); err != nil {
 		return nil, err
 	}
-	order := make([]*asked, len(targets))
+	order := make([]int, len(targets))
 	for i, target := range targets {
-		if order[i], err = r.plan(target); err != nil {
+		if order[i], err = r.plan(i, target); err != nil {
 			return nil, err
 		}
 	}
-	for _, a := range r.all {
-		if a.open == 0 {
-			r.finish(a)
+	for i := range r.all {
+		if r.all[i].way == nil {
+			r.finish(&r.all[i])
 		}
 	}
 	if err := r.open(); err != nil {
 		return nil, err
 	}
+	if cfg.Rate == 0 {
+		r.cfg.Rate = defaultRate(r.asking * r.rounds)
+	}
+	r.pacer.interval = time.Second / time.Duration(r.cfg.Rate)
+	r.pacer.next = r.now()
 	if err := r.ask(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.repeat(ctx); err != nil {
-		return nil, err
-	}
+	r.results = make([]Result, len(targets))
 	r.conclude()
 	if cfg.Connect {
 		if err := r.connect(ctx); err != nil {
 			return nil, err
 		}
 	}
-	results := make([]Result, len(targets))
 	for i, target := range targets {
-		results[i] = order[i].named(target)
+		r.results[i] = r.results[r.all[order[i]].first]
+		r.results[i].name(target)
 	}
-	return results, nil
+	return r.results, nil
 }
 
 // asked is one address and port, however many targets name it.
 type asked struct {
 	addr    netip.AddrPort // with the zone as a number
-	path    path
-	samples []sample
-	open    int // samples that are neither answered nor given up
-	weight  int // targets that name it
+	way     *way           // nil if this machine has none
+	refusal string         // why not, in the words of [Result.Reason]
+	first   int            // index of the first target that names it
+	weight  int            // targets that name it
+	open    int            // samples that are neither answered nor given up
+	repeats int            // which sample is repeated, if one is
+	usable  bool           // whether a SYN+ACK came
+	cookies bool           // what the repetition showed
 	// finished is set once the targets that name it have been reported as done.
 	finished bool
-	// repeat is sent after the samples, if a server has answered; cookies is what it shows.
-	repeat  *flight
-	cookies bool
-	result  Result
 }
 
-// named returns the result for one of the targets that share it.
-func (a *asked) named(target Target) Result {
-	result := a.result
-	result.Target = target.Name
-	if result.Target == "" {
-		result.Target = target.Addr.String()
+// name makes r the result of one of the targets that share it.
+func (r *Result) name(target Target) {
+	r.Target = target.Name
+	if r.Target == "" {
+		r.Target = target.Addr.String()
 	}
-	result.Address = target.Addr.Addr().Unmap().String()
-	result.Port = target.Addr.Port()
-	return result
+	r.Address = target.Addr.Addr().Unmap().String()
+	r.Port = target.Addr.Port()
 }
 
-// plan looks a target up and decides how it will be asked. An error means that no target can be asked.
-func (r *run) plan(target Target) (*asked, error) {
+// plan looks a target up, decides how it will be asked, and returns its index in r.all. An error means that no target can be asked.
+func (r *run) plan(index int, target Target) (int, error) {
 	addr := target.Addr.Addr().Unmap()
 	if !addr.IsValid() || target.Addr.Port() == 0 {
-		return nil, fmt.Errorf("%w: target %q has no address or no port", ErrConfig, target.Name)
+		return 0, fmt.Errorf("%w: target %q has no address or no port", ErrConfig, target.Name)
 	}
 	key := netip.AddrPortFrom(addr, target.Addr.Port())
 	numbered, err := r.router.zoneIndex(addr)
@@ -169,34 +177,45 @@ func (r *run) plan(target Target) (*asked, error) {
 		key = netip.AddrPortFrom(numbered, key.Port())
 	}
 	if known, ok := r.byAddr[key]; ok {
-		known.weight++
+		r.all[known].weight++
 		return known, nil
 	}
-	a := &asked{addr: key, weight: 1}
-	r.byAddr[key] = a
-	r.all = append(r.all, a)
+	a := asked{addr: key, first: index, weight: 1}
 	if err == nil {
-		a.path, err = r.lookUp(key)
+		a.way, err = r.lookUp(key)
 	}
 	if source := (*sourceError)(nil); errors.As(err, &source) {
-		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+		return 0, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	if err != nil {
-		a.samples = []sample{{verdict: Unreachable, local: true, reason: localReason(err)}}
-		return a, nil
+		a.refusal = localReason(err)
+	} else {
+		a.open = r.cfg.Count
+		r.asking++
 	}
-	a.open = r.cfg.Count
-	return a, nil
+	r.byAddr[key] = len(r.all)
+	r.all = append(r.all, a)
+	return len(r.all) - 1, nil
 }
 
 // errOtherFamily means that Config.Source cannot be the source of packets to a target.
 var errOtherFamily = errors.New("source address of the other family")
 
-func (r *run) lookUp(dst netip.AddrPort) (path, error) {
+func (r *run) lookUp(dst netip.AddrPort) (*way, error) {
 	if source := r.router.source; source.IsValid() && source.Is4() != dst.Addr().Is4() {
-		return path{}, errOtherFamily
+		return nil, errOtherFamily
 	}
-	return r.router.path(dst)
+	p, err := r.router.path(dst)
+	if err != nil {
+		return nil, err
+	}
+	w, ok := r.ways[p]
+	if !ok {
+		mss := min(max(p.mtu-headers(familyName(p.source)), 536), 0xffff)
+		w = &way{path: p, control: controlFor(p.source, p.oif), mss: uint16(mss)}
+		r.ways[p] = w
+	}
+	return w, nil
 }
 
 // localReason says in [Result.Reason]'s words why this machine itself did not send.
