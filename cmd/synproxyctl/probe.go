@@ -48,7 +48,7 @@ func runProbe(e env, c *cli.Context) (*answer, error) {
 	if c.IsSet("expect") && !expect.Usable() {
 		return nil, protect.Errorf(protect.Usage, "give direct or proxied", "--expect %s: not an answer", quote(string(expect)))
 	}
-	cfg, err := probeConfig(c, c.String("interface"), progress(e.err, "probing"))
+	cfg, err := probeConfig(c, c.String("interface"), newBar(e.err))
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func runProbe(e env, c *cli.Context) (*answer, error) {
 	for i, t := range targets {
 		asked[i] = probe.Target{Name: nameOf(t), Addr: t.AddrPort()}
 	}
-	cfg.Progress(0, len(asked))
+	cfg.Stage("probing", 0, len(asked))
 	results, err := probe.Probe(c.Context, cfg, asked)
 	if err != nil {
 		return nil, fmt.Errorf("probe: %w", err)

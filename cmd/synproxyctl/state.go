@@ -123,7 +123,7 @@ func runVerify(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := probeConfig(c, "", progress(e.err, "probing"))
+	cfg, err := probeConfig(c, "", newBar(e.err))
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +197,7 @@ func runRevert(e env, c *cli.Context) (*answer, error) {
 		}
 		how.Drain = &d
 	}
-	h.Progress = waiting(e.err)
+	h.Progress = newBar(e.err).show
 	r, err := h.Revert(c.Context, how)
 	if err != nil {
 		return revertedAnswer(r), err

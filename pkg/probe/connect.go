@@ -36,7 +36,12 @@ type heard struct {
 // whose network namespace they belong to; the waiting is done elsewhere.
 func (r *run) connect(ctx context.Context) error {
 	results := make(chan heard, maxConnections)
-	open, limit := 0, connectionLimit()
+	open, limit, connected, total := 0, connectionLimit(), 0, 0
+	for i := range r.all {
+		if !r.all[i].finished {
+			total++
+		}
+	}
 	collect := func(h heard) {
 		open--
 		a := &r.all[h.target]
@@ -46,7 +51,8 @@ func (r *run) connect(ctx context.Context) error {
 			result.note("%s", h.note)
 		}
 		r.finish(a)
-		r.cfg.Stage("connecting", r.done, r.total)
+		connected++
+		r.cfg.Stage("connecting", connected, total)
 	}
 	for i := range r.all {
 		a := &r.all[i]
@@ -82,7 +88,7 @@ func (r *run) connect(ctx context.Context) error {
 		case h := <-results:
 			collect(h)
 		case <-ticker.C:
-			r.cfg.Stage("connecting", r.done, r.total)
+			r.cfg.Stage("connecting", connected, total)
 		}
 	}
 	if ctx.Err() != nil {

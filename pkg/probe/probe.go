@@ -40,7 +40,7 @@ type Config struct {
 	// Progress, if not nil, is called from the calling goroutine whenever more targets are done.
 	Progress func(done, total int)
 	// Stage, if not nil, is called from the calling goroutine several times a second, whether or not anything is done: with what is going on ("probing", then
-	// "connecting" with Connect), how many of the targets are done with that, and how many there are.
+	// "connecting" with Connect), how many of the targets are done with that (of those that are half done, half), and how many there are.
 	Stage func(what string, done, total int)
 }
 
@@ -112,6 +112,7 @@ func Probe(ctx context.Context, cfg Config, targets []Target) ([]Result, error) 
 	}
 	for i := range r.all {
 		if r.all[i].way == nil {
+			r.settled += r.rounds
 			r.finish(&r.all[i])
 		}
 	}

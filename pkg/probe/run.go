@@ -38,6 +38,7 @@ type run struct {
 	// once and twice hold the flights that were sent once or twice, and wait; repeats those that are to be sent.
 	once, twice, repeats fifo
 	unchecked            int // segments since the receive buffers were looked at
+	settled              int // flights that are done or will never be sent
 	results              []Result
 }
 
@@ -94,6 +95,7 @@ func (r *run) ask(ctx context.Context) error {
 		if err := r.transmit(now); err != nil {
 			return err
 		}
+		r.tell()
 		if r.idle() {
 			return nil
 		}
@@ -112,7 +114,6 @@ func (r *run) ask(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("interrupted: %w", context.Cause(ctx))
 		}
-		r.cfg.Stage("probing", r.done, r.total)
 	}
 }
 
@@ -236,6 +237,7 @@ func (r *run) sleep(now time.Duration) time.Duration {
 func (r *run) settle(index int, found *answer) {
 	a, f := &r.all[index/r.rounds], &r.flights[index]
 	f.answer, f.done = found, true
+	r.settled++
 	if index%r.rounds == r.cfg.Count {
 		a.cookies = isCookie(r.sample(index-r.cfg.Count+a.repeats), r.sample(index))
 		return
@@ -259,6 +261,7 @@ func (r *run) repeat(target int) {
 		return f.answer != nil && f.answer.verdict == Direct
 	})
 	if round < 0 {
+		r.settled++
 		return
 	}
 	a.repeats = round
@@ -267,6 +270,11 @@ func (r *run) repeat(target int) {
 		f.seq = r.guard.sequence(f.seq, a.addr.Port(), a.way.ports[round])
 	}
 	r.repeats.push(first+r.cfg.Count, r.now()+repeatDelay)
+}
+
+// tell reports how far the asking has come: what is half done counts half.
+func (r *run) tell() {
+	r.cfg.Stage("probing", int(int64(r.total)*int64(r.settled)/int64(len(r.flights))), r.total)
 }
 
 // finish reports the targets that share a as done.
