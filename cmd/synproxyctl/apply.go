@@ -56,6 +56,7 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 		return nil, err
 	}
 	b := newBar(e.err)
+	defer b.wipe()
 	backend, err := backendName(c.String("backend"))
 	if err != nil {
 		return nil, err

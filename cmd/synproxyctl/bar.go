@@ -64,12 +64,19 @@ func (b *bar) show(phase string, done, total int) {
 		b.phase, b.began, b.first, b.drawn = phase, now, done, time.Time{}
 	}
 	switch {
-	case done >= total && b.visible:
-		fmt.Fprint(b.w, clearLine)
-		b.visible = false
+	case done >= total:
+		b.wipe()
 	case done < total && now.Sub(b.drawn) >= barRedraw:
 		fmt.Fprint(b.w, clearLine, b.line(done, total, now.Sub(b.began)))
 		b.drawn, b.visible = now, true
+	}
+}
+
+// wipe takes the bar away.
+func (b *bar) wipe() {
+	if b.visible {
+		fmt.Fprint(b.w, clearLine)
+		b.visible = false
 	}
 }
 

@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"strings"
-	"text/tabwriter"
 
 	"golang.org/x/term"
 
@@ -44,6 +44,12 @@ type errorJSON struct {
 	Hint    string       `json:"hint"`
 }
 
+// listing is a result that consists of one list, which may be too long to be
+// put together in memory.
+type listing interface {
+	list() (key string, items iter.Seq[any])
+}
+
 // writeJSON writes the one object of a run: schema, command, the fields of the
 // result if there is one, and the error if there is one.
 func writeJSON(w io.Writer, command string, result any, failure error) error {
@@ -52,7 +58,8 @@ func writeJSON(w io.Writer, command string, result any, failure error) error {
 		Command string `json:"command"`
 	}{schema, command}
 	parts := []any{head}
-	if result != nil {
+	long, isLong := result.(listing)
+	if result != nil && !isLong {
 		parts = append(parts, result)
 	}
 	if failure != nil {
@@ -62,19 +69,62 @@ func writeJSON(w io.Writer, command string, result any, failure error) error {
 	}
 	var fields [][]byte
 	for _, p := range parts {
-		var b bytes.Buffer
-		enc := json.NewEncoder(&b)
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(p); err != nil {
+		inner, err := encode(new(bytes.Buffer), p)
+		if err != nil {
 			return err
 		}
-		inner := bytes.TrimSpace(b.Bytes())
 		if inner = inner[1 : len(inner)-1]; len(inner) > 0 {
 			fields = append(fields, inner)
 		}
 	}
-	_, err := fmt.Fprintf(w, "{%s}\n", bytes.Join(fields, []byte(",")))
+	if _, err := fmt.Fprintf(w, "{%s", fields[0]); err != nil {
+		return err
+	}
+	if isLong {
+		if err := writeList(w, long); err != nil {
+			return err
+		}
+	}
+	for _, field := range fields[1:] {
+		if _, err := fmt.Fprintf(w, ",%s", field); err != nil {
+			return err
+		}
+	}
+	_, err := io.WriteString(w, "}\n")
 	return err
+}
+
+// writeList writes one item after another.
+func writeList(w io.Writer, l listing) error {
+	key, items := l.list()
+	if _, err := fmt.Fprintf(w, ",%q:[", key); err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	comma := ""
+	for item := range items {
+		b.Reset()
+		encoded, err := encode(&b, item)
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s%s", comma, encoded)
+		}
+		if err != nil {
+			return err
+		}
+		comma = ","
+	}
+	_, err := io.WriteString(w, "]")
+	return err
+}
+
+// encode returns the bytes of b, which hold v as JSON.
+func encode(b *bytes.Buffer, v any) ([]byte, error) {
+	enc := json.NewEncoder(b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSpace(b.Bytes()), nil
 }
 
 // writeError tells people what went wrong and what to do next.
@@ -110,11 +160,33 @@ func printable(s string) string {
 
 // table writes aligned columns.
 func table(w io.Writer, rows ...[]string) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		fmt.Fprintln(t, strings.Join(row, "\t"))
+	longTable(w, len(rows), func(i int) []string { return rows[i] })
+}
+
+// longTable is a table of n rows which are made when they are needed, twice
+// each, as all of them would take too much memory.
+func longTable(w io.Writer, n int, row func(i int) []string) {
+	var widths []int
+	for i := range n {
+		for column, text := range row(i) {
+			if column == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[column] = max(widths[column], width(text))
+		}
 	}
-	_ = t.Flush()
+	const gap = 2
+	for i := range n {
+		cells := row(i)
+		for column, text := range cells {
+			pad := widths[column] - width(text) + gap
+			if column == len(cells)-1 {
+				pad = 0
+			}
+			fmt.Fprintf(w, "%s%*s", text, pad, "")
+		}
+		fmt.Fprintln(w)
+	}
 }
 
 // isTerminal reports whether a stream is one, and may be treated as such.

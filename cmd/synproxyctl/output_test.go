@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"strings"
 	"testing"
@@ -20,6 +21,19 @@ func TestPrintable(t *testing.T) {
 	} {
 		if got := printable(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// numbers is a listing.
+type numbers []float64
+
+func (n numbers) list() (string, iter.Seq[any]) {
+	return "numbers", func(yield func(any) bool) {
+		for _, number := range n {
+			if !yield(number) {
+				return
+			}
 		}
 	}
 }
@@ -43,6 +57,9 @@ func TestWriteJSON(t *testing.T) {
 		{"an empty result", "demo", struct{}{}, nil, `{"schema":1,"command":"demo"}`},
 		{"an error", "apply", nil, fault, `{"schema":1,"command":"apply","error":{"code":"conflict","message":"held by <\u001b>","hint":"wait"}}`},
 		{"both", "revert", &result{}, fault, `{"schema":1,"command":"revert","changed":false,"rules":null,"error":{"code":"conflict","message":"held by <\u001b>","hint":"wait"}}`},
+		{"a list", "probe", numbers{1, 2}, nil, `{"schema":1,"command":"probe","numbers":[1,2]}`},
+		{"an empty list", "probe", numbers{}, nil, `{"schema":1,"command":"probe","numbers":[]}`},
+		{"a list and an error", "probe", numbers{math.MaxInt8}, fault, `{"schema":1,"command":"probe","numbers":[127],"error":{"code":"conflict","message":"held by <\u001b>","hint":"wait"}}`},
 		{"any error", "x", nil, errors.New("boom"), `{"schema":1,"command":"x","error":{"code":"failed","message":"boom","hint":"` + protect.HintOf(errors.New("boom")) + `"}}`},
 	} {
 		var b strings.Builder
@@ -55,6 +72,25 @@ func TestWriteJSON(t *testing.T) {
 	}
 	if err := writeJSON(&strings.Builder{}, "x", struct{ F float64 }{math.Inf(1)}, nil); err == nil {
 		t.Error("what JSON cannot say was written")
+	}
+	if err := writeJSON(&strings.Builder{}, "x", numbers{1, math.Inf(1)}, nil); err == nil {
+		t.Error("what JSON cannot say was written in a list")
+	}
+	if err := writeJSON(fullDisk{}, "x", numbers{1}, nil); err == nil {
+		t.Error("nothing could be written, and nobody says so")
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("no space") }
+
+func TestTable(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	table(&b, []string{"NAME", "A", "LAST"}, []string{"größer", "", "x"}, []string{"n", "long", ""})
+	if diff := cmp.Diff("NAME    A     LAST\ngrößer        x\nn       long  \n", b.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

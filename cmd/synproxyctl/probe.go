@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,8 +40,17 @@ var probeCommand = command{
 	do: runProbe,
 }
 
-type probed struct {
-	Results []probe.Result `json:"results"`
+// probed are the results of a run.
+type probed []probe.Result
+
+func (p probed) list() (string, iter.Seq[any]) {
+	return "results", func(yield func(any) bool) {
+		for i := range p {
+			if !yield(&p[i]) {
+				return
+			}
+		}
+	}
 }
 
 func runProbe(e env, c *cli.Context) (*answer, error) {
@@ -48,7 +58,9 @@ func runProbe(e env, c *cli.Context) (*answer, error) {
 	if c.IsSet("expect") && !expect.Usable() {
 		return nil, protect.Errorf(protect.Usage, "give direct or proxied", "--expect %s: not an answer", quote(string(expect)))
 	}
-	cfg, err := probeConfig(c, c.String("interface"), newBar(e.err))
+	b := newBar(e.err)
+	defer b.wipe()
+	cfg, err := probeConfig(c, c.String("interface"), b)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +88,7 @@ func runProbe(e env, c *cli.Context) (*answer, error) {
 		return nil, fmt.Errorf("probe: %w", err)
 	}
 	return &answer{
-		result: probed{results},
+		result: probed(results),
 		text:   func(w io.Writer, p paint) { writeProbe(w, p, results) },
 		no: slices.ContainsFunc(results, func(r probe.Result) bool {
 			return !r.Verdict.Usable() || expect != "" && r.Verdict != expect
@@ -109,28 +121,17 @@ func checkInterface(name string) error {
 }
 
 func writeProbe(w io.Writer, p paint, results []probe.Result) {
-	rows := [][]string{{"TARGET", "ADDRESS", "ANSWER", "MSS", "WSCALE", "SACK", "TS", "TTL", "RTT", "FIRST"}}
-	named := false
-	for _, r := range results {
-		verdict := string(r.Verdict)
-		if r.Reason != "" {
-			verdict += " (" + r.Reason + ")"
+	named := slices.ContainsFunc(results, func(r probe.Result) bool { return !strings.Contains(r.Target, r.Address) })
+	longTable(w, len(results)+1, func(i int) []string {
+		row := []string{"TARGET", "ADDRESS", "ANSWER", "MSS", "WSCALE", "SACK", "TS", "TTL", "RTT", "FIRST"}
+		if i > 0 {
+			row = probeRow(&results[i-1])
 		}
-		sack, ts := "-", "-"
-		if r.Verdict.Usable() {
-			sack, ts = yesNo(r.Options.SACKPerm), yesNo(r.Options.Timestamps)
+		if !named {
+			row = slices.Delete(row, 1, 2)
 		}
-		rows = append(rows, []string{
-			r.Target, r.Address, verdict, orDash(r.Options.MSS), orDash(r.Options.WScale), sack, ts, orDash(r.TTL), rtt(r), first(r),
-		})
-		named = named || !strings.Contains(r.Target, r.Address)
-	}
-	if !named {
-		for i, row := range rows {
-			rows[i] = slices.Delete(row, 1, 2)
-		}
-	}
-	table(w, rows...)
+		return row
+	})
 	for _, r := range results {
 		if r.Verdict.Usable() {
 			fmt.Fprintf(w, "\n%s\n  iptables  -j SYNPROXY %s\n  nft       synproxy %s\n", p.good(r.Target), r.IPTables, r.NFT)
@@ -141,6 +142,20 @@ func writeProbe(w io.Writer, p paint, results []probe.Result) {
 		for _, n := range r.Notes {
 			fmt.Fprintf(w, "  note      %s: %s\n", r.Target, printable(n))
 		}
+	}
+}
+
+func probeRow(r *probe.Result) []string {
+	verdict := string(r.Verdict)
+	if r.Reason != "" {
+		verdict += " (" + r.Reason + ")"
+	}
+	sack, ts := "-", "-"
+	if r.Verdict.Usable() {
+		sack, ts = yesNo(r.Options.SACKPerm), yesNo(r.Options.Timestamps)
+	}
+	return []string{
+		r.Target, r.Address, verdict, orDash(r.Options.MSS), orDash(r.Options.WScale), sack, ts, orDash(r.TTL), rtt(r), first(r),
 	}
 }
 
@@ -158,14 +173,14 @@ func yesNo(yes bool) string {
 	return "no"
 }
 
-func rtt(r probe.Result) string {
+func rtt(r *probe.Result) string {
 	if r.RTTMicros == nil {
 		return "-"
 	}
 	return fmt.Sprintf("%.2fms", float64(*r.RTTMicros)/1000)
 }
 
-func first(r probe.Result) string {
+func first(r *probe.Result) string {
 	if r.Speaks == nil {
 		return "-"
 	}

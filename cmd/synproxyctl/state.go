@@ -123,7 +123,9 @@ func runVerify(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := probeConfig(c, "", newBar(e.err))
+	b := newBar(e.err)
+	defer b.wipe()
+	cfg, err := probeConfig(c, "", b)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +199,9 @@ func runRevert(e env, c *cli.Context) (*answer, error) {
 		}
 		how.Drain = &d
 	}
-	h.Progress = newBar(e.err).show
+	b := newBar(e.err)
+	defer b.wipe()
+	h.Progress = b.show
 	r, err := h.Revert(c.Context, how)
 	if err != nil {
 		return revertedAnswer(r), err
