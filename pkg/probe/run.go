@@ -334,7 +334,7 @@ func (r *run) take(got arrival) {
 // conclude classifies the samples of all targets.
 func (r *run) conclude() {
 	words := map[string]string{}
-	same := func(word string) string {
+	once := func(word string) string {
 		if known, ok := words[word]; ok {
 			return known
 		}
@@ -354,7 +354,7 @@ func (r *run) conclude() {
 		}
 		*result = classify(samples, familyName(a.addr.Addr()), a.way.limit)
 		result.Local = a.way.local
-		result.IPTables, result.NFT = same(result.IPTables), same(result.NFT)
+		result.IPTables, result.NFT = once(result.IPTables), once(result.NFT)
 		if a.cookies {
 			result.SYNCookies = true
 			result.note("the server is answering with SYN cookies")
