@@ -110,6 +110,9 @@ func Probe(ctx context.Context, cfg Config, targets []Target) ([]Result, error) 
 			return nil, err
 		}
 	}
+	if err := r.lookUpAll(); err != nil {
+		return nil, err
+	}
 	for i := range r.all {
 		if r.all[i].way == nil {
 			r.settled += r.rounds
@@ -166,7 +169,7 @@ func (r *Result) name(target Target) {
 	r.Port = target.Addr.Port()
 }
 
-// plan looks a target up, decides how it will be asked, and returns its index in r.all. An error means that no target can be asked.
+// plan notes a target and returns its index in r.all. An error means that no target can be asked.
 func (r *run) plan(index int, target Target) (int, error) {
 	addr := target.Addr.Addr().Unmap()
 	if !addr.IsValid() || target.Addr.Port() == 0 {
@@ -182,31 +185,52 @@ func (r *run) plan(index int, target Target) (int, error) {
 		return known, nil
 	}
 	a := asked{addr: key, first: index, weight: 1}
-	if err == nil {
-		a.way, err = r.lookUp(key)
-	}
-	if source := (*sourceError)(nil); errors.As(err, &source) {
-		return 0, fmt.Errorf("%w: %w", ErrConfig, err)
-	}
 	if err != nil {
 		a.refusal = localReason(err)
-	} else {
-		a.open = r.cfg.Count
-		r.asking++
 	}
 	r.byAddr[key] = len(r.all)
 	r.all = append(r.all, a)
 	return len(r.all) - 1, nil
 }
 
+// lookUpAll finds the ways to all targets, or why this machine has none. An error means that no target can be asked.
+func (r *run) lookUpAll() error {
+	for first := 0; first < len(r.all); first += maxLookups {
+		some := r.all[first:min(first+maxLookups, len(r.all))]
+		addrs := make([]netip.Addr, len(some))
+		for i, a := range some {
+			addrs[i] = a.addr.Addr()
+		}
+		local := r.router.local(addrs)
+		for i := range some {
+			a := &some[i]
+			if a.refusal != "" {
+				continue
+			}
+			var err error
+			a.way, err = r.lookUp(a.addr, local[i])
+			if source := (*sourceError)(nil); errors.As(err, &source) {
+				return fmt.Errorf("%w: %w", ErrConfig, err)
+			}
+			if err != nil {
+				a.refusal = localReason(err)
+				continue
+			}
+			a.open = r.cfg.Count
+			r.asking++
+		}
+	}
+	return nil
+}
+
 // errOtherFamily means that Config.Source cannot be the source of packets to a target.
 var errOtherFamily = errors.New("source address of the other family")
 
-func (r *run) lookUp(dst netip.AddrPort) (*way, error) {
+func (r *run) lookUp(dst netip.AddrPort, local bool) (*way, error) {
 	if source := r.router.source; source.IsValid() && source.Is4() != dst.Addr().Is4() {
 		return nil, errOtherFamily
 	}
-	p, err := r.router.path(dst)
+	p, err := r.router.path(dst, local)
 	if err != nil {
 		return nil, err
 	}
