@@ -94,7 +94,7 @@ func TestBulkProbe(t *testing.T) {
 		atMost       time.Duration
 		count, times int
 	}{
-		{"by default", "", "", 3500 * time.Millisecond, 15 * time.Second, 3, 1},
+		{"by default", "", "", 2800 * time.Millisecond, 15 * time.Second, 3, 1},
 		{"at a rate", "", "--rate 20000", 1900 * time.Millisecond, 15 * time.Second, 3, 1},
 		{"as fast as it goes", "", "--rate 1000000", 0, 15 * time.Second, 3, 2},
 		{"one sample each", "", "--rate 1000000 --count 1", 0, 15 * time.Second, 1, 2},

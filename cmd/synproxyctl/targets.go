@@ -57,7 +57,7 @@ func probeFlags() []cli.Flag {
 		&cli.IntFlag{Name: "count", Value: 3, Usage: "samples for each target, 1 to 64"},
 		&cli.DurationFlag{Name: "timeout", Value: defaultTimeout, Usage: "how long to wait for each answer, at most 1m"},
 		&cli.StringFlag{Name: "source", Usage: "ask from this `IP` of the machine: the answer may depend on the route back to it"},
-		&cli.IntFlag{Name: "rate", DefaultText: "500 to 10000, as many as take 4 seconds", Usage: "SYNs a second over all targets, 1 to 1000000"},
+		&cli.IntFlag{Name: "rate", DefaultText: "500 to 15000, so that all take 3 seconds", Usage: "SYNs a second over all targets, 1 to 1000000"},
 	}
 }
 

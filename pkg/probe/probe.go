@@ -30,7 +30,7 @@ type Config struct {
 	// Source is the source address, which must belong to this machine. The zero Addr means the one that the route prefers.
 	Source netip.Addr
 	// Rate is the number of SYN segments per second over all targets, at most a million. Zero means one at which all
-	// segments take about four seconds, but at least 500 and at most 10,000.
+	// segments take about three seconds, but at least 500 and at most 15,000.
 	Rate int
 	// Connect asks to complete one handshake with each target that gave a usable answer, to find who speaks first.
 	Connect bool
