@@ -19,14 +19,14 @@ import (
 var bulkNet = netip.MustParsePrefix("10.9.0.0/18")
 
 // bulkTopology is the standard topology with a server that answers on all addresses of bulkNet, on the port that is returned.
-func bulkTopology(t testing.TB, mode lab.Mode) (*lab.Topology, uint16) {
+func bulkTopology(t testing.TB) (*lab.Topology, uint16) {
 	t.Helper()
 	topo := newTopology(t)
 	run(t, topo.Server, "ip", "route", "add", "local", bulkNet.String(), "dev", "lo")
 	if err := topo.Firewall.AddRoute(bulkNet, lab.ServerV4); err != nil {
 		t.Fatal(err)
 	}
-	srv := serve(t, topo.Server, lab.ServerConfig{Address: netip.AddrPortFrom(netip.IPv4Unspecified(), 0), Mode: mode})
+	srv := serve(t, topo.Server, lab.ServerConfig{Address: netip.AddrPortFrom(netip.IPv4Unspecified(), 0)})
 	return topo, srv.Address().Port()
 }
 
@@ -84,7 +84,7 @@ func bulkProbe(t testing.TB, host *lab.Host, addrs []netip.AddrPort, before stri
 
 // TestBulkProbe asks 10,000 targets, as anyone would and as fast as it goes, with connection tracking on the asking host, too.
 func TestBulkProbe(t *testing.T) {
-	topo, port := bulkTopology(t, lab.ClientFirst)
+	topo, port := bulkTopology(t)
 	addrs := bulkAddrs(10_000, port)
 	want := ask(t, topo.Client, probe.Config{}, addrs[0])[0]
 	for _, tt := range []struct {
@@ -125,7 +125,7 @@ func TestBulkProbe(t *testing.T) {
 
 // TestBulkProbeOfAllKinds mixes targets that answer, refuse, say nothing, cannot be reached, and are proxied, and names some twice.
 func TestBulkProbeOfAllKinds(t *testing.T) {
-	topo, port := bulkTopology(t, lab.ClientFirst)
+	topo, port := bulkTopology(t)
 	tune(t, topo.Server, "net.ipv4.icmp_ratemask=0") // it sends thousands of errors
 	tune(t, topo.Firewall, "net.ipv4.icmp_ratemask=0")
 	runInput(t, topo.Firewall, `table ip kinds {
@@ -143,8 +143,12 @@ func TestBulkProbeOfAllKinds(t *testing.T) {
 		reason  string
 	}
 	kinds := []kind{
-		{probe.Direct, ""}, {probe.Refused, ""}, {probe.NoReply, ""}, {probe.Proxied, ""},
-		{probe.Unreachable, "admin-prohibited"}, {probe.Unreachable, "local-prohibited"},
+		{probe.Direct, ""},
+		{probe.Refused, ""},
+		{probe.NoReply, ""},
+		{probe.Proxied, ""},
+		{probe.Unreachable, "admin-prohibited"},
+		{probe.Unreachable, "local-prohibited"},
 	}
 	const each = 1000
 	addrs := make([]netip.AddrPort, 0, each*len(kinds)+each)
@@ -181,7 +185,7 @@ func TestBulkProbeOfAllKinds(t *testing.T) {
 
 // TestBulkProbeLosesNothing loses the first SYN of every connection, and then one packet of ten at random.
 func TestBulkProbeLosesNothing(t *testing.T) {
-	topo, port := bulkTopology(t, lab.ClientFirst)
+	topo, port := bulkTopology(t)
 	addrs := bulkAddrs(2000, port)
 	for _, tt := range []struct {
 		name, rules string
@@ -212,7 +216,7 @@ func TestBulkProbeLosesNothing(t *testing.T) {
 
 // TestBulkConnect listens to thousands of servers, all at once and with few descriptors.
 func TestBulkConnect(t *testing.T) {
-	silent, port := bulkTopology(t, lab.ClientFirst)
+	silent, port := bulkTopology(t)
 	for _, tt := range []struct {
 		name, before string
 		targets      int
@@ -241,7 +245,7 @@ func TestBulkConnect(t *testing.T) {
 
 // TestBulkProgress wants the stages of a run with connections, in order.
 func TestBulkProgress(t *testing.T) {
-	topo, port := bulkTopology(t, lab.ClientFirst)
+	topo, port := bulkTopology(t)
 	var stages []string
 	last := 0
 	cfg := probe.Config{Rate: 5000, Connect: true, BannerWait: 10 * time.Millisecond, Stage: func(what string, done, total int) {

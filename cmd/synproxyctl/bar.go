@@ -104,7 +104,11 @@ func (b *bar) line(done, total int, elapsed time.Duration) string {
 
 func (b *bar) cells(done, total, cells int) string {
 	full := max(0, min(cells, done*cells/total))
-	return " [" + b.p.good(strings.Repeat("#", full)) + strings.Repeat("-", cells-full) + "]"
+	filled := strings.Repeat("#", full)
+	if full > 0 {
+		filled = b.p.good(filled)
+	}
+	return " [" + filled + strings.Repeat("-", cells-full) + "]"
 }
 
 func width(text string) int { return utf8.RuneCountInString(text) }

@@ -29,11 +29,14 @@ const (
 var probeCommand = command{
 	name: "probe", usage: "ask a backend for its TCP options by a SYN", args: "TARGET...",
 	help: "Sends SYNs from a raw socket and tells what the SYN+ACK says: the values that SYNPROXY must announce. " +
-		"Exits 3 if a target gives no usable answer.\n\n" + targetHelp,
+		"Exits 3 if a target gives no usable answer.\n\n" +
+		"Thousands of targets are asked at once. By default all SYNs take some 3 seconds, 500 to 15000 a second; say --rate 1000 if " +
+		"small firewalls are on the way, which remember each one, or --rate 100000 in a lab. One that is not answered is sent again once.\n\n" + targetHelp,
 	examples: `
   synproxyctl probe 192.0.2.1:443 [2001:db8::1]:443
   synproxyctl probe www.example.com:80,443 --connect  who speaks first, too
   synproxyctl probe @servers.txt --count 10 --json    a pool behind one address?
+  synproxyctl probe @all.txt --rate 20000             ten thousand in 2 seconds
 `,
 	flags: append(probeFlags(),
 		&cli.StringFlag{Name: "interface", Usage: "send by this interface, `IF`; for an address of this machine: the one that clients come in by"},

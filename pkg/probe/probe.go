@@ -20,9 +20,11 @@ type Target struct {
 
 // Config says how to ask. The zero value is ready to use.
 type Config struct {
-	// Count is the number of samples for each target, 1 to 64. Zero means 3. Servers that answer are asked once more.
+	// Count is the number of samples for each target, 1 to 64. Zero means 3. Servers that answer are asked once more. Each sample has a port of
+	// ours, so that no two of a target's samples look like the same connection.
 	Count int
-	// Timeout is how long to wait for each answer, and for each connection. Zero means one second.
+	// Timeout is how long to wait for each answer, and for each connection. Zero means one second. After half of it a SYN that was not answered is
+	// sent again.
 	Timeout time.Duration
 	// Interface names the interface that the SYN leaves by. For an address of this machine it names the interface through
 	// which the clients come in, whose MTU limits the MSS. Empty means whatever the routes say.

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -286,7 +287,7 @@ func (r *run) finish(a *asked) {
 
 // refused settles a flight that this machine does not send. A lack of buffers passes: then it is as good as lost.
 func (r *run) refused(index int, err error) {
-	if r.flights[index].done || err == unix.ENOBUFS || err == unix.ENOMEM {
+	if r.flights[index].done || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM) {
 		return
 	}
 	r.settle(index, r.shared(answer{verdict: Unreachable, local: true, reason: localReason(err)}))

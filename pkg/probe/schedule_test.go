@@ -135,7 +135,7 @@ func TestEqualAnswersAreShared(t *testing.T) {
 	value := func(n uint16) answer {
 		return answer{verdict: Direct, options: Options{MSS: &n}, window: 9, problems: []string{"x"}}
 	}
-	if r.shared(value(1460)) != r.shared(value(1460)) {
+	if first := r.shared(value(1460)); r.shared(value(1460)) != first {
 		t.Error("equal answers are kept twice")
 	}
 	if got := r.shared(value(1400)); *got.options.MSS != 1400 || r.shared(answer{verdict: Direct}) == got {
