@@ -129,9 +129,11 @@ func Probe(ctx context.Context, cfg Config, targets []Target) ([]Result, error) 
 	}
 	r.pacer.interval = time.Second / time.Duration(r.cfg.Rate)
 	r.pacer.next = r.now()
+	overflows := neighbourOverflows()
 	if err := r.ask(ctx); err != nil {
 		return nil, err
 	}
+	r.overflowed = neighbourOverflows() != overflows
 	r.results = make([]Result, len(targets))
 	r.conclude()
 	if cfg.Connect {

@@ -40,6 +40,7 @@ type run struct {
 	once, twice, repeats fifo
 	unchecked            int // segments since the receive buffers were looked at
 	settled              int // flights that are done or will never be sent
+	overflowed           bool // whether this machine lacked room for neighbours meanwhile
 	results              []Result
 }
 
@@ -121,7 +122,7 @@ func (r *run) ask(ctx context.Context) error {
 // transmit sends what is due, but at most a step.
 func (r *run) transmit(now time.Duration) error {
 	if r.unchecked >= 4*step {
-		for _, s := range r.sockets {
+		for _, s := range r.opened {
 			if s.crowded() {
 				r.pacer.next = max(r.pacer.next, now+relief)
 			}
@@ -355,6 +356,9 @@ func (r *run) conclude() {
 		}
 		*result = classify(samples, familyName(a.addr.Addr()), a.way.limit)
 		result.Local = a.way.local
+		if r.overflowed && result.Verdict == NoReply {
+			result.note("the neighbour table of this machine overflowed: raise net.%s.neigh.default.gc_thresh3, or ask more slowly", result.Family)
+		}
 		result.IPTables, result.NFT = once(result.IPTables), once(result.NFT)
 		if a.cookies {
 			result.SYNCookies = true
