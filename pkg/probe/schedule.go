@@ -63,3 +63,119 @@ func (q *fifo) pop() waiting {
 	q.head++
 	return w
 }
+
+// transmit sends what is due, but at most a step.
+func (r *run) transmit(now time.Duration) error {
+	if r.unchecked >= 4*step {
+		for _, s := range r.opened {
+			if s.crowded() {
+				r.pacer.next = max(r.pacer.next, now+relief)
+			}
+		}
+		r.unchecked = 0
+	}
+	n := min(r.pacer.due(now), step)
+	for range n {
+		index, queue, ok := r.pick(now)
+		if !ok {
+			break
+		}
+		if err := r.launch(index, queue); err != nil {
+			return err
+		}
+	}
+	for _, s := range r.sockets {
+		if err := s.flush(r.refused); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pick takes the flight that is to be sent next, and says where it will wait: one that was not answered goes before new ones, those before
+// repetitions.
+func (r *run) pick(now time.Duration) (index int, queue *fifo, ok bool) {
+	if !r.once.empty() {
+		if w := r.once.first(); !r.flights[w.flight].done && now-w.since >= r.patience() {
+			return r.once.pop().flight, &r.twice, true
+		}
+	}
+	for ; r.round < r.cfg.Count; r.round, r.target = r.round+1, 0 {
+		for r.target < len(r.all) {
+			i := r.target
+			r.target++
+			if r.all[i].way != nil {
+				return i*r.rounds + r.round, &r.once, true
+			}
+		}
+	}
+	if !r.repeats.empty() && r.repeats.first().since <= now {
+		return r.repeats.pop().flight, &r.once, true
+	}
+	return 0, nil, false
+}
+
+// patience is how long a flight waits until it is sent again, and then until it is given up.
+func (r *run) patience() time.Duration { return r.cfg.Timeout / 2 }
+
+// launch puts one segment into the outbox of its socket, and sends what that holds when it is full.
+func (r *run) launch(index int, queue *fifo) error {
+	a, f := &r.all[index/r.rounds], &r.flights[index]
+	now := r.now()
+	if f.sent == 0 {
+		f.sent = now
+	}
+	queue.push(index, now)
+	r.pacer.sent(1)
+	r.unchecked++
+	s := r.sockets[familyName(a.addr.Addr())]
+	s.out.add(index, r.segment(index), a.way, a.addr.Addr())
+	if s.out.used == maxOutbox {
+		return s.flush(r.refused)
+	}
+	return nil
+}
+
+// expire drops the flights that are done from the heads of the queues, and gives up those that have waited for too long.
+func (r *run) expire(now time.Duration) {
+	for !r.once.empty() && r.flights[r.once.first().flight].done {
+		r.once.pop()
+	}
+	for !r.twice.empty() {
+		w := r.twice.first()
+		if !r.flights[w.flight].done {
+			if now-w.since < r.patience() {
+				return
+			}
+			r.settle(w.flight, nil)
+		}
+		r.twice.pop()
+	}
+}
+
+// idle tells whether nothing is left to be sent or waited for.
+func (r *run) idle() bool {
+	return r.round == r.cfg.Count && r.once.empty() && r.twice.empty() && r.repeats.empty()
+}
+
+// sleep is the time until something is to be sent or given up.
+func (r *run) sleep(now time.Duration) time.Duration {
+	const never = time.Hour
+	send, wake := never, never
+	if r.round < r.cfg.Count {
+		send = now
+	}
+	if !r.once.empty() {
+		send = min(send, r.once.first().since+r.patience())
+	}
+	if !r.repeats.empty() {
+		send = min(send, r.repeats.first().since)
+	}
+	if send != never {
+		wake = max(send, r.pacer.next)
+	}
+	if !r.twice.empty() {
+		wake = min(wake, r.twice.first().since+r.patience())
+	}
+	return wake - now
+}
