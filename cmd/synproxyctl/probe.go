@@ -102,11 +102,11 @@ func runProbe(e env, c *cli.Context) (*answer, error) {
 	}, nil
 }
 
-// saveMemory makes a run with thousands of targets spend some processor time,
+// saveMemory makes a run with very many targets spend some processor time,
 // which it has, on less memory, of which small machines have little: unless the
 // user has an opinion (GOGC), garbage may take a quarter of what is in use.
 func saveMemory(targets int) {
-	const many = 5000
+	const many = 50_000
 	if targets >= many && os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(25)
 	}
