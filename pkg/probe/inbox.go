@@ -43,8 +43,13 @@ func (s *rawSocket) receive(box *inbox) (int, error) {
 	var n uintptr
 	var errno unix.Errno
 	err := s.conn.Read(func(fd uintptr) bool {
+		s.reading.Store(true)
 		n, _, errno = unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&box.messages)), maxInbox, 0, 0, 0)
-		return errno != unix.EAGAIN
+		if errno == unix.EAGAIN {
+			s.reading.Store(false)
+			return false
+		}
+		return true
 	})
 	switch {
 	case err != nil:

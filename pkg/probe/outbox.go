@@ -94,16 +94,21 @@ const (
 // crowded tells whether the answers in the socket fill half of its receive buffer, so that more questions would only be asked to
 // lose their answers.
 func (s *rawSocket) crowded() bool {
+	used, limit, ok := s.memory()
+	return ok && used > limit/2
+}
+
+// memory is how much of its receive buffer a socket uses, in bytes. A kernel before 4.12 does not tell.
+func (s *rawSocket) memory() (used, limit uint32, ok bool) {
 	var words [memWords * 4]byte
-	size, failed := uint32(len(words)), true
+	size := uint32(len(words))
 	err := s.conn.Control(func(fd uintptr) {
 		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
 			uintptr(unsafe.Pointer(&words)), uintptr(unsafe.Pointer(&size)), 0)
-		failed = errno != 0 // of a kernel before 4.12
+		ok = errno == 0
 	})
-	if err != nil || failed {
-		return false
+	if err != nil || !ok {
+		return 0, 0, false
 	}
-	used := binary.NativeEndian.Uint32(words[memUsed*4:])
-	return used > binary.NativeEndian.Uint32(words[memLimit*4:])/2
+	return binary.NativeEndian.Uint32(words[memUsed*4:]), binary.NativeEndian.Uint32(words[memLimit*4:]), true
 }

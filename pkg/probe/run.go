@@ -38,9 +38,11 @@ type run struct {
 	round, target int
 	// once and twice hold the flights that were sent once or twice, and wait; repeats those that are to be sent.
 	once, twice, repeats fifo
-	unchecked            int  // segments since the receive buffers were looked at
-	settled              int  // flights that are done or will never be sent
-	overflowed           bool // whether this machine lacked room for neighbours meanwhile
+	arrivals             <-chan []arrival
+	grace                time.Duration // nothing is given up before
+	unchecked            int           // segments since the receive buffers were looked at
+	settled              int           // flights that are done or will never be sent
+	overflowed           bool          // whether this machine lacked room for neighbours meanwhile
 	results              []Result
 }
 
@@ -77,6 +79,7 @@ func (r *run) ask(ctx context.Context) error {
 		return nil
 	}
 	arrivals := make(chan []arrival, 64)
+	r.arrivals = arrivals
 	stop := make(chan struct{})
 	var receivers sync.WaitGroup
 	for _, s := range r.opened {

@@ -137,20 +137,41 @@ func (r *run) launch(index int, queue *fifo) error {
 }
 
 // expire drops the flights that are done from the heads of the queues, and gives up those that have waited for too long.
+//
+// Where this program had to wait for a processor, answers may have come in time that nobody has looked at. Those are looked at
+// first, for at most as long again, since forged ones may go on coming.
 func (r *run) expire(now time.Duration) {
+	quiet := false
 	for !r.once.empty() && r.flights[r.once.first().flight].done {
 		r.once.pop()
 	}
 	for !r.twice.empty() {
 		w := r.twice.first()
 		if !r.flights[w.flight].done {
-			if now-w.since < r.patience() {
+			overdue := now - w.since - r.patience()
+			if overdue < 0 {
 				return
+			}
+			if !quiet && overdue < r.patience() {
+				if quiet = r.quiet(); !quiet {
+					r.grace = now + relief
+					return
+				}
 			}
 			r.settle(w.flight, nil)
 		}
 		r.twice.pop()
 	}
+}
+
+// quiet tells whether every packet that has come has been taken. It looks in the order in which they pass: none goes back.
+func (r *run) quiet() bool {
+	for _, s := range r.opened {
+		if used, _, ok := s.memory(); ok && used > 0 || s.reading.Load() {
+			return false
+		}
+	}
+	return len(r.arrivals) == 0
 }
 
 // idle tells whether nothing is left to be sent or waited for.
@@ -175,7 +196,7 @@ func (r *run) sleep(now time.Duration) time.Duration {
 		wake = max(send, r.pacer.next)
 	}
 	if !r.twice.empty() {
-		wake = min(wake, r.twice.first().since+r.patience())
+		wake = min(wake, max(r.twice.first().since+r.patience(), r.grace))
 	}
 	return wake - now
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -23,6 +24,8 @@ type rawSocket struct {
 	conn   syscall.RawConn
 	decode decoder
 	out    outbox
+	// reading is false while the receiver waits for the next packet, and has passed on all that it has read.
+	reading atomic.Bool
 }
 
 // openRaw opens a raw socket in the network namespace of the calling thread. It sends and receives.
