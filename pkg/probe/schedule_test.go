@@ -142,3 +142,23 @@ func TestEqualAnswersAreShared(t *testing.T) {
 		t.Error("different answers are taken for one")
 	}
 }
+
+// TestNothingIsGivenUpUnread has an answer waiting in the channel while its sample expires, as after a pause of the program.
+func TestNothingIsGivenUpUnread(t *testing.T) {
+	const ms = time.Millisecond
+	r := asking(netip.AddrPortFrom(server4, 80))
+	r.round = 1
+	arrivals := make(chan []arrival, 1)
+	r.arrivals = arrivals
+	r.twice.push(0, 500*ms)
+	arrivals <- nil
+	if r.expire(1100 * ms); r.flights[0].done {
+		t.Error("given up before the answers were looked at")
+	}
+	if got := r.sleep(1100 * ms); got != relief {
+		t.Errorf("sleeps %v, want %v", got, relief)
+	}
+	if r.expire(1500 * ms); r.flights[0].verdict() != NoReply {
+		t.Error("never given up, as long as something comes")
+	}
+}
