@@ -194,8 +194,8 @@ func TestProbeInterface(t *testing.T) {
 			sources[p.Segment.Source.Addr()]++
 		}
 	}
-	if len(sources) != 1 || sources[lab.OutsideV4] != 3 || err != nil {
-		t.Errorf("SYNs on eth2 came from %v, error %v, want 3 from %s", sources, err, lab.OutsideV4)
+	if len(sources) != 1 || sources[lab.OutsideV4] != 6 || err != nil {
+		t.Errorf("SYNs on eth2 came from %v, error %v, want 3 from %s, each sent again once", sources, err, lab.OutsideV4)
 	}
 
 	// An interface that the routes would not choose.

@@ -72,6 +72,8 @@ func TestTerminal(t *testing.T) {
 		{"probe " + server + ":80", "NO_COLOR=1", true, true, nil, []string{"probing 0/1", wipe}},
 		{"probe " + server + ":80 --json", "TERM=xterm", true, true, nil, []string{"probing 0/1", wipe}},
 		{"probe " + server + ":80", "TERM=xterm", true, false, []string{green + server + ":80"}, nil},
+		{"probe --rate 8 --count 1 " + server + ":80,81,82,83,84,85,86,87", "TERM=xterm", true, true, []string{green + server + ":80"}, []string{"probing 0/8 [----", "/s ETA 0:0", "[" + green + "####", wipe}},
+		{"probe --rate 8 --count 1 " + server + ":80,81,82,83,84,85,86,87", "NO_COLOR=1", true, true, nil, []string{"probing 0/8 [----", "/s ETA 0:0", "[####", wipe}},
 		{"probe " + server + ":80", "TERM=dumb", true, true, nil, nil},
 		{"apply --dry-run --timeout 100ms " + server + ":81", "TERM=xterm", true, true, nil, []string{"probing 0/1", wipe + "synproxyctl: " + server + ":81: the connection is refused"}},
 	} {

@@ -56,11 +56,13 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	b := newBar(e.err)
+	defer b.wipe()
 	backend, err := backendName(c.String("backend"))
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := probeConfig(c, "", progress(e.err, "probing"))
+	cfg, err := probeConfig(c, "", b)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +75,7 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.Progress = waiting(e.err)
+	h.Progress = b.show
 	if !c.Bool("json") { // what reads it finds them in the object
 		h.Announce = func(fs []protect.Finding) { announce(e.err, fs) }
 	}
@@ -90,7 +92,7 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 		return nil, err
 	}
 	wishes := wishesFor(like, targets)
-	cfg.Progress(0, len(wishes))
+	cfg.Stage("probing", 0, len(wishes))
 	services, found, err := h.Resolve(c.Context, cfg, wishes)
 	if err != nil {
 		return nil, err
@@ -141,11 +143,6 @@ func announce(w io.Writer, findings []protect.Finding) {
 			fmt.Fprintf(w, "  hint: %s\n", printable(f.Hint))
 		}
 	}
-}
-
-// waiting shows how far a wait has come.
-func waiting(w io.Writer) func(phase string, done, total int) {
-	return func(phase string, done, total int) { progress(w, phase)(done, total) }
 }
 
 // wishLike reads what the flags say of every target.

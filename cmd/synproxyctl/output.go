@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 
 	"golang.org/x/term"
 
@@ -117,11 +116,33 @@ func printable(s string) string {
 
 // table writes aligned columns.
 func table(w io.Writer, rows ...[]string) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		fmt.Fprintln(t, strings.Join(row, "\t"))
+	longTable(w, len(rows), func(i int) []string { return rows[i] })
+}
+
+// longTable is a table of n rows which are made when they are needed, twice
+// each, as all of them would take too much memory.
+func longTable(w io.Writer, n int, row func(i int) []string) {
+	var widths []int
+	for i := range n {
+		for column, text := range row(i) {
+			if column == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[column] = max(widths[column], width(text))
+		}
 	}
-	_ = t.Flush()
+	const gap = 2
+	for i := range n {
+		cells := row(i)
+		for column, text := range cells {
+			pad := widths[column] - width(text) + gap
+			if column == len(cells)-1 {
+				pad = 0
+			}
+			fmt.Fprintf(w, "%s%*s", text, pad, "")
+		}
+		fmt.Fprintln(w)
+	}
 }
 
 // isTerminal reports whether a stream is one, and may be treated as such.

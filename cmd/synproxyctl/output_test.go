@@ -24,6 +24,23 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
+// numbers is a result with a list.
+type numbers struct {
+	Numbers []number `json:"numbers"`
+}
+
+type number struct {
+	N float64 `json:"n"`
+}
+
+func list(values ...float64) numbers {
+	n := numbers{[]number{}}
+	for _, v := range values {
+		n.Numbers = append(n.Numbers, number{v})
+	}
+	return n
+}
+
 func TestWriteJSON(t *testing.T) {
 	t.Parallel()
 	type result struct {
@@ -43,6 +60,9 @@ func TestWriteJSON(t *testing.T) {
 		{"an empty result", "demo", struct{}{}, nil, `{"schema":1,"command":"demo"}`},
 		{"an error", "apply", nil, fault, `{"schema":1,"command":"apply","error":{"code":"conflict","message":"held by <\u001b>","hint":"wait"}}`},
 		{"both", "revert", &result{}, fault, `{"schema":1,"command":"revert","changed":false,"rules":null,"error":{"code":"conflict","message":"held by <\u001b>","hint":"wait"}}`},
+		{"a list", "probe", list(1, 2), nil, `{"schema":1,"command":"probe","numbers":[{"n":1},{"n":2}]}`},
+		{"an empty list", "probe", list(), nil, `{"schema":1,"command":"probe","numbers":[]}`},
+		{"a list and an error", "probe", list(math.MaxInt8), fault, `{"schema":1,"command":"probe","numbers":[{"n":127}],"error":{"code":"conflict","message":"held by <\u001b>","hint":"wait"}}`},
 		{"any error", "x", nil, errors.New("boom"), `{"schema":1,"command":"x","error":{"code":"failed","message":"boom","hint":"` + protect.HintOf(errors.New("boom")) + `"}}`},
 	} {
 		var b strings.Builder
@@ -55,6 +75,25 @@ func TestWriteJSON(t *testing.T) {
 	}
 	if err := writeJSON(&strings.Builder{}, "x", struct{ F float64 }{math.Inf(1)}, nil); err == nil {
 		t.Error("what JSON cannot say was written")
+	}
+	if err := writeJSON(&strings.Builder{}, "x", list(1, math.Inf(1)), nil); err == nil {
+		t.Error("what JSON cannot say was written in a list")
+	}
+	if err := writeJSON(fullDisk{}, "x", list(1), nil); err == nil {
+		t.Error("nothing could be written, and nobody says so")
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("no space") }
+
+func TestTable(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	table(&b, []string{"NAME", "A", "LAST"}, []string{"größer", "", "x"}, []string{"n", "long", ""})
+	if diff := cmp.Diff("NAME    A     LAST\ngrößer        x\nn       long  \n", b.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -96,7 +96,9 @@ func runVerify(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := probeConfig(c, "", progress(e.err, "probing"))
+	b := newBar(e.err)
+	defer b.wipe()
+	cfg, err := probeConfig(c, "", b)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +172,9 @@ func runRevert(e env, c *cli.Context) (*answer, error) {
 		}
 		how.Drain = &d
 	}
-	h.Progress = waiting(e.err)
+	b := newBar(e.err)
+	defer b.wipe()
+	h.Progress = b.show
 	r, err := h.Revert(c.Context, how)
 	if err != nil {
 		return revertedAnswer(r), err

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/netip"
 
@@ -59,14 +57,14 @@ func probeFlags() []cli.Flag {
 		&cli.IntFlag{Name: "count", Value: 3, Usage: "samples for each target, 1 to 64"},
 		&cli.DurationFlag{Name: "timeout", Value: defaultTimeout, Usage: "how long to wait for each answer, at most 1m"},
 		&cli.StringFlag{Name: "source", Usage: "ask from this `IP` of the machine: the answer may depend on the route back to it"},
-		&cli.IntFlag{Name: "rate", DefaultText: "500", Usage: "SYNs a second over all targets, 1 to 1000000"},
+		&cli.IntFlag{Name: "rate", DefaultText: "500 to 15000, so that all take 3 seconds", Usage: "SYNs a second over all targets, 1 to 1000000"},
 	}
 }
 
 // probeConfig reads them.
-func probeConfig(c *cli.Context, iface string, progress func(done, total int)) (probe.Config, error) {
+func probeConfig(c *cli.Context, iface string, b *bar) (probe.Config, error) {
 	cfg := probe.Config{
-		Count: c.Int("count"), Timeout: c.Duration("timeout"), Interface: iface, Rate: c.Int("rate"), Progress: progress,
+		Count: c.Int("count"), Timeout: c.Duration("timeout"), Interface: iface, Rate: c.Int("rate"), Stage: b.show,
 	}
 	switch {
 	case cfg.Count < 1 || cfg.Count > 64:
@@ -99,20 +97,4 @@ func checkSource(source netip.Addr, targets []target.Target) error {
 
 func outOfRange(flag string, value any, limits string) error {
 	return protect.Errorf(protect.Usage, "give a value of "+limits, "--%s %v: out of range", flag, value)
-}
-
-// clearLine wipes what progress drew.
-const clearLine = "\r\x1b[K"
-
-// progress draws a counter on a terminal, and nothing elsewhere.
-func progress(w io.Writer, what string) func(done, total int) {
-	return func(done, total int) {
-		switch {
-		case !isTerminal(w):
-		case done == total:
-			fmt.Fprint(w, clearLine)
-		default:
-			fmt.Fprintf(w, "%s%s %d/%d", clearLine, what, done, total)
-		}
-	}
 }

@@ -86,6 +86,9 @@ func TestEveryField(t *testing.T) {
 	walk = func(path string, s, field reflect.Value) {
 		for i := range field.NumField() {
 			f, name := field.Field(i), path+"."+field.Type().Field(i).Name
+			if name == "Service.Received" {
+				continue // what was counted is no part of it
+			}
 			n := slices.IndexFunc(values, func(v any) bool { return reflect.TypeOf(v) == f.Type() })
 			switch {
 			case n >= 0:

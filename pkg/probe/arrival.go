@@ -19,14 +19,14 @@ type arrival struct {
 	source netip.Addr // ours, without a zone
 	at     time.Time
 	ttl    uint8
-	// One of these two is set.
-	segment *Segment
-	icmp    *quoted
+	seq    uint32 // of our segment
 
+	icmp     string // the reason; empty if the answer is a segment
+	segment  Segment
 	problems []string // of segment
 }
 
-// flightKey finds the sample. The sequence number is still to be compared.
+// flightKey is where an answer came from and what it came to.
 type flightKey struct {
 	remote netip.AddrPort // with the zone as a number
 	port   uint16         // ours
@@ -50,7 +50,7 @@ func decodeTCP(family string, p packet) (arrival, bool) {
 	}
 	return arrival{
 		key:    flightKey{netip.AddrPortFrom(p.src, s.SrcPort), s.DstPort},
-		source: p.dst, at: time.Now(), ttl: p.ttl, segment: &s, problems: problems,
+		source: p.dst, at: time.Now(), ttl: p.ttl, seq: s.Ack - 1, segment: s, problems: problems,
 	}, true
 }
 
@@ -67,6 +67,6 @@ func decodeICMP(family string, p packet) (arrival, bool) {
 	remote := netip.AddrPortFrom(withZone(q.dst.Addr(), p.ifindex), q.dst.Port())
 	return arrival{
 		key:    flightKey{remote, q.src.Port()},
-		source: q.src.Addr(), at: time.Now(), ttl: p.ttl, icmp: &q,
+		source: q.src.Addr(), at: time.Now(), ttl: p.ttl, seq: q.seq, icmp: q.reason,
 	}, true
 }

@@ -54,15 +54,38 @@ func TestDecodeICMPFindsTheLink(t *testing.T) {
 	}
 }
 
+// asking returns a run with one target, client4's way to remote, that has one sample of sequence number 1000 from port 1234 on its way, and its
+// repetition 5000.
+func asking(remote netip.AddrPort) *run {
+	return &run{
+		cfg: Config{Count: 1, Timeout: time.Second, Progress: func(int, int) {}}, rounds: 2, begin: time.Now(),
+		byAddr:  map[netip.AddrPort]int{remote: 0},
+		all:     []asked{{addr: remote, way: &way{path: path{source: client4}, ports: []uint16{1234}}, open: 1, weight: 1}},
+		flights: []flight{{seq: 1000, sent: 1}, {seq: 5000}},
+		answers: map[shape]*answer{},
+	}
+}
+
+// verdict is that of a flight; empty if it is still waiting.
+func (f flight) verdict() Verdict {
+	switch {
+	case !f.done:
+		return ""
+	case f.answer == nil:
+		return NoReply
+	}
+	return f.answer.verdict
+}
+
 // TestTake feeds answers to a probe that has sent one SYN.
 func TestTake(t *testing.T) {
 	remote := netip.AddrPortFrom(server4, 80)
 	synack := Segment{SrcPort: 80, DstPort: 1234, Seq: 5, Ack: 1001, Flags: SYN | ACK, Window: 65160}
-	good := arrival{key: flightKey{remote, 1234}, source: client4, ttl: 64, segment: &synack}
+	good := arrival{key: flightKey{remote, 1234}, source: client4, ttl: 64, seq: 1000, segment: synack}
 	forged := func(change func(s *Segment)) arrival {
-		s, a := synack, good
-		change(&s)
-		a.segment = &s
+		a := good
+		change(&a.segment)
+		a.seq = a.segment.Ack - 1
 		return a
 	}
 	elsewhere := good
@@ -71,47 +94,50 @@ func TestTake(t *testing.T) {
 	otherPort.key.port++
 	otherHost := good
 	otherHost.key.remote = netip.AddrPortFrom(client4, 80)
-	icmp := arrival{key: good.key, source: client4, icmp: &quoted{reason: "port-unreachable", seq: 1000, valid: true}}
-	oldICMP := arrival{key: good.key, source: client4, icmp: &quoted{reason: "port-unreachable", seq: 999, valid: true}}
+	icmp := arrival{key: good.key, source: client4, icmp: "port-unreachable", seq: 1000}
+	oldICMP := arrival{key: good.key, source: client4, icmp: "port-unreachable", seq: 999}
 	for _, tt := range []struct {
 		name string
 		in   []arrival
-		want []Verdict
+		want Verdict
 	}{
-		{"answer", []arrival{good}, []Verdict{Direct}},
-		{"doubled", []arrival{good, good, forged(func(s *Segment) { s.Flags = RST | ACK })}, []Verdict{Direct}},
-		{"refused", []arrival{forged(func(s *Segment) { s.Flags, s.Window = RST|ACK, 0 }), good}, []Verdict{Refused}},
-		{"unreachable", []arrival{icmp}, []Verdict{Unreachable}},
-		{"forged ack, then the answer", []arrival{forged(func(s *Segment) { s.Ack = 1000 }), forged(func(s *Segment) { s.Ack = 1002 }), good}, []Verdict{Direct}},
-		{"RST with a forged ack", []arrival{forged(func(s *Segment) { s.Flags, s.Ack = RST|ACK, 0 })}, nil},
-		{"to another address", []arrival{elsewhere}, nil},
-		{"to another port", []arrival{otherPort}, nil},
-		{"from another host", []arrival{otherHost}, nil},
-		{"ICMP about another segment", []arrival{oldICMP}, nil},
+		{"answer", []arrival{good}, Direct},
+		{"doubled", []arrival{good, good, forged(func(s *Segment) { s.Flags = RST | ACK })}, Direct},
+		{"refused", []arrival{forged(func(s *Segment) { s.Flags, s.Window = RST|ACK, 0 }), good}, Refused},
+		{"unreachable", []arrival{icmp}, Unreachable},
+		{"forged ack, then the answer", []arrival{forged(func(s *Segment) { s.Ack = 1000 }), forged(func(s *Segment) { s.Ack = 1002 }), good}, Direct},
+		{"RST with a forged ack", []arrival{forged(func(s *Segment) { s.Flags, s.Ack = RST|ACK, 0 })}, ""},
+		{"to another address", []arrival{elsewhere}, ""},
+		{"to another port", []arrival{otherPort}, ""},
+		{"from another host", []arrival{otherHost}, ""},
+		{"ICMP about another segment", []arrival{oldICMP}, ""},
+		{"answer to what was not sent yet", []arrival{forged(func(s *Segment) { s.Ack = 5001 })}, ""},
 	} {
-		a := &asked{addr: remote, path: path{source: client4}, open: 1, weight: 1}
-		f := &flight{asked: a, segment: Segment{SrcPort: 1234, DstPort: 80, Seq: 1000}, sent: time.Now()}
-		progress := 0
-		r := &run{cfg: Config{Progress: func(int, int) { progress++ }}, flights: map[flightKey]*flight{good.key: f}}
-		for _, in := range tt.in {
-			r.take(in)
-		}
-		var got []Verdict
-		for _, s := range a.samples {
-			got = append(got, s.verdict)
-		}
-		if len(got) != len(tt.want) || len(got) > 0 && got[0] != tt.want[0] || progress != len(tt.want) {
-			t.Errorf("%s: samples %q, progress %d, want %q", tt.name, got, progress, tt.want)
+		r, progress := asking(remote), 0
+		r.cfg.Progress = func(int, int) { progress++ }
+		r.takeAll(tt.in)
+		if got := r.flights[0].verdict(); got != tt.want || (progress == 1) != (tt.want != "") || r.flights[1].done {
+			t.Errorf("%s: verdict %q, progress %d, want %q", tt.name, got, progress, tt.want)
 		}
 	}
 }
 
-func TestNothingIsTakenBeforeItIsAsked(t *testing.T) {
-	a := &asked{path: path{source: client4}, open: 1}
-	f := &flight{asked: a, segment: Segment{Seq: 1000}}
-	r := &run{flights: map[flightKey]*flight{{}: f}}
-	r.take(arrival{source: client4, segment: &Segment{Ack: 1001, Flags: SYN | ACK}})
-	if f.done {
-		t.Error("an answer came before its question")
+// TestTakeRepetition tells the answers to a sample and to its repetition, which come to the same port, by their numbers.
+func TestTakeRepetition(t *testing.T) {
+	remote := netip.AddrPortFrom(server4, 80)
+	r := asking(remote)
+	answer := arrival{key: flightKey{remote, 1234}, source: client4, seq: 1000, segment: Segment{Seq: 77, Ack: 1001, Flags: SYN | ACK, Window: 9000}}
+	r.take(answer)
+	if r.repeats.empty() {
+		t.Fatal("the server that answered is not asked again")
+	}
+	r.flights[r.repeats.pop().flight].sent = 2
+	r.take(answer)
+	if r.flights[1].done {
+		t.Error("the first answer, doubled, passes for the second")
+	}
+	answer.seq, answer.segment.Ack, answer.segment.Seq = 5000, 5001, 77+4000
+	if r.take(answer); !r.flights[1].done || !r.all[0].cookies {
+		t.Errorf("done %t, cookies %t, want both", r.flights[1].done, r.all[0].cookies)
 	}
 }

@@ -86,7 +86,8 @@ func (r *Result) count(s sample) {
 	}
 	r.Samples++
 	if r.TTL == nil {
-		r.TTL = &s.ttl
+		ttl := s.ttl // a result must not hold on to the whole sample
+		r.TTL = &ttl
 	}
 	if micros := s.rtt.Microseconds(); r.RTTMicros == nil || micros < *r.RTTMicros {
 		r.RTTMicros = &micros
@@ -98,6 +99,9 @@ func (r *Result) count(s sample) {
 
 // vary finds the distinct answers. Windows, TTLs and round trips may differ without any harm.
 func (r *Result) vary(samples []sample) {
+	if alike(samples) {
+		return
+	}
 	index := map[string]int{}
 	var variants []Variant
 	for _, s := range samples {
@@ -106,7 +110,8 @@ func (r *Result) vary(samples []sample) {
 		}
 		v := Variant{Verdict: s.verdict, Reason: s.reason, Count: 1}
 		if s.verdict.Usable() {
-			v.Options, v.Window = s.answer.Options, &s.answer.Window
+			window := s.answer.Window
+			v.Options, v.Window = s.answer.Options, &window
 		}
 		key := fmt.Sprint(v.Verdict, v.Reason, v.Options.NFT())
 		if i, seen := index[key]; seen {
@@ -123,10 +128,22 @@ func (r *Result) vary(samples []sample) {
 	r.Consistent, r.Variants = false, variants
 }
 
+// alike tells of most targets, and quickly, that their samples do not differ.
+func alike(samples []sample) bool {
+	for i := range samples {
+		a, b := &samples[0], &samples[i]
+		if a.verdict != b.verdict || a.reason != b.reason || !a.answer.Options.equal(b.answer.Options) {
+			return false
+		}
+	}
+	return true
+}
+
 // announce fills in all that follows from the SYN+ACKs, of which there is at least one.
 func (r *Result) announce(usable []sample, lim limit) {
 	first := slices.IndexFunc(usable, func(s sample) bool { return s.verdict == r.Verdict })
-	r.Window = &usable[first].answer.Window
+	window := usable[first].answer.Window
+	r.Window = &window
 	answers := make([]Options, 0, len(usable))
 	for _, s := range usable {
 		answers = append(answers, s.answer.Options)

@@ -9,6 +9,9 @@
 // without touching the system; a thin rim owns the sockets and the clock.
 //
 // It needs CAP_NET_RAW. It works in the network namespace of the calling thread: a caller that has entered a namespace
-// must hold its thread with [runtime.LockOSThread] for the whole call. It does not resolve names, and it does not fragment, follow redirects or
-// retransmit: a lost SYN is a lost sample.
+// must hold its thread with [runtime.LockOSThread] for the whole call. It does not resolve names, and it does not fragment or follow redirects.
+//
+// Thousands of targets are asked at once, from a few ports, at a bounded rate ([Config.Rate]): the first sample of each, then the second of each, and so on. A sample that is not answered within
+// half of the timeout is asked again once, as TCP does. Sending waits while the answers that have come are not read. A hundred thousand targets
+// take some 50 MB, and their results as much again.
 package probe

@@ -17,14 +17,16 @@ func dropAll() []bpf.Instruction {
 // expected is what the filters know about the segments that are about to be sent.
 type expected struct {
 	ports []uint16 // our ports
-	seqs  []uint32 // our sequence numbers
+	seqs  []uint32 // our sequence numbers, if they are few
+	// guard has made the sequence numbers, if they are many.
+	guard *guard
 }
 
-// tcpFilter lets SYN+ACK and RST pass. While there are few samples, it demands one of the acknowledgement numbers that they can be
-// answered with, so that not even a flood of forged answers reaches the socket's buffer; with many it demands one of the
-// ports. For IPv4 the filter sees the IP header first, for IPv6 the TCP header (net/ipv4/raw.c, net/ipv6/raw.c).
+// tcpFilter lets SYN+ACK and RST pass that acknowledge one of our sequence numbers, so that not even a flood of forged answers reaches
+// the socket's buffer. Few are listed; of many the filter knows how they are made, and our ports. For IPv4 the filter sees
+// the IP header first, for IPv6 the TCP header (net/ipv4/raw.c, net/ipv6/raw.c).
 func tcpFilter(family string, want expected) []bpf.Instruction {
-	begin := []bpf.Instruction{
+	program := []bpf.Instruction{
 		start(family),
 		bpf.LoadIndirect{Off: offFlags, Size: 1},
 		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: uint32(SYN | ACK | RST)},
@@ -32,17 +34,24 @@ func tcpFilter(family string, want expected) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: uint32(RST), SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
 	}
-	if len(want.seqs) <= maxListed {
+	if want.guard == nil {
 		acks := make([]uint32, len(want.seqs))
 		for i, seq := range want.seqs {
 			acks[i] = seq + 1
 		}
-		return append(append(begin, bpf.LoadIndirect{Off: offAck, Size: 4}), oneOf(acks)...)
+		return append(append(program, bpf.LoadIndirect{Off: offAck, Size: 4}), oneOf(acks)...)
 	}
-	return append(append(begin, bpf.LoadIndirect{Off: offDstPort, Size: 2}), onePort(want.ports)...)
+	program = append(append(program, bpf.LoadIndirect{Off: offDstPort, Size: 2}), onePort(want.ports)...)
+	program = append(program,
+		bpf.LoadIndirect{Off: offAck, Size: 4},
+		bpf.ALUOpConstant{Op: bpf.ALUOpSub, Val: 1},
+		bpf.StoreScratch{Src: bpf.RegA, N: scratchSeq},
+		bpf.LoadIndirect{Off: 0, Size: 4}, // both ports, the remote one first
+		bpf.StoreScratch{Src: bpf.RegA, N: scratchPorts})
+	return append(program, want.guard.holds()...)
 }
 
-// icmpFilter lets errors pass that quote one of our segments: by sequence number or port, as in tcpFilter.
+// icmpFilter lets errors pass that quote one of our segments, known as in tcpFilter.
 func icmpFilter(family string, want expected) []bpf.Instruction {
 	lowest, highest := uint32(icmpUnreachable), uint32(icmpParameter)
 	protocol, tcp := uint32(icmpHeader+9), uint32(icmpHeader+ipv4Header)
@@ -50,7 +59,7 @@ func icmpFilter(family string, want expected) []bpf.Instruction {
 		lowest, highest = icmp6Unreachable, icmp6Parameter
 		protocol, tcp = icmpHeader+6, icmpHeader+ipv6Header
 	}
-	begin := []bpf.Instruction{
+	program := []bpf.Instruction{
 		start(family),
 		bpf.LoadIndirect{Off: 0, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: lowest, SkipTrue: 3},
@@ -59,10 +68,21 @@ func icmpFilter(family string, want expected) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: protocolTCP, SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
 	}
-	if len(want.seqs) <= maxListed {
-		return append(append(begin, bpf.LoadIndirect{Off: tcp + offSeq, Size: 4}), oneOf(want.seqs)...)
+	if want.guard == nil {
+		return append(append(program, bpf.LoadIndirect{Off: tcp + offSeq, Size: 4}), oneOf(want.seqs)...)
 	}
-	return append(append(begin, bpf.LoadIndirect{Off: tcp, Size: 2}), onePort(want.ports)...)
+	program = append(append(program, bpf.LoadIndirect{Off: tcp, Size: 2}), onePort(want.ports)...)
+	program = append(program,
+		bpf.LoadIndirect{Off: tcp + offSeq, Size: 4},
+		bpf.StoreScratch{Src: bpf.RegA, N: scratchSeq},
+		bpf.LoadIndirect{Off: tcp, Size: 2},
+		bpf.StoreScratch{Src: bpf.RegA, N: scratchPorts},
+		bpf.LoadIndirect{Off: tcp + offDstPort, Size: 2},
+		bpf.ALUOpConstant{Op: bpf.ALUOpShiftLeft, Val: 16},
+		bpf.LoadScratch{Dst: bpf.RegX, N: scratchPorts},
+		bpf.ALUOpX{Op: bpf.ALUOpOr}, // the remote port first, as in an answer
+		bpf.StoreScratch{Src: bpf.RegA, N: scratchPorts})
+	return append(program, want.guard.holds()...)
 }
 
 // start puts the offset of the transport header into register X.
@@ -73,15 +93,16 @@ func start(family string) bpf.Instruction {
 	return bpf.LoadMemShift{Off: 0}
 }
 
+// onePort goes on if register A holds one of our ports. Of too many it goes on with any: the sequence number says enough.
 func onePort(ports []uint16) []bpf.Instruction {
 	if len(ports) > maxListed {
-		return []bpf.Instruction{accept}
+		return nil
 	}
-	values := make([]uint32, len(ports))
+	var program []bpf.Instruction
 	for i, port := range ports {
-		values[i] = uint32(port)
+		program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(port), SkipTrue: uint8(len(ports) - i)})
 	}
-	return oneOf(values)
+	return append(program, bpf.RetConstant{Val: 0})
 }
 
 // oneOf accepts the packet if register A holds one of at most maxListed values.

@@ -38,7 +38,11 @@ func TestTCPFilter(t *testing.T) {
 	synack4, synack6 := recorded[1], recorded[2]
 	few4 := expected{seqs: append(many(maxListed-1), synack4.segment.Ack-1), ports: []uint16{9}}
 	few6 := expected{seqs: append(many(maxListed-1), synack6.segment.Ack-1), ports: []uint16{9}}
-	ports4 := expected{seqs: many(maxListed + 1), ports: []uint16{9, synack4.segment.DstPort}}
+	g := newGuard([]uint32{0x12345678, 0x9abcdef0, 0x0fedcba9, 0x87654321})
+	ports4 := expected{guard: &g, ports: []uint16{9, synack4.segment.DstPort}}
+	ports6 := expected{guard: &g, ports: []uint16{9, synack6.segment.DstPort}}
+	anyPort := expected{guard: &g, ports: make([]uint16, maxListed+1)}
+	guarded := func(s *Segment) { s.Ack = g.sequence(s.Ack, s.SrcPort, s.DstPort) + 1 }
 	for _, tt := range []struct {
 		name   string
 		v6     bool
@@ -55,8 +59,14 @@ func TestTCPFilter(t *testing.T) {
 		{"ACK", false, few4, func(s *Segment) { s.Flags = ACK }, false},
 		{"forged ack", false, few4, func(s *Segment) { s.Ack++ }, false},
 		{"forged ack over IPv6", true, few6, func(s *Segment) { s.Ack-- }, false},
-		{"many samples", false, ports4, func(s *Segment) { s.Ack++ }, true},
-		{"many samples, wrong port", false, ports4, func(s *Segment) { s.DstPort++ }, false},
+		{"many samples", false, ports4, guarded, true},
+		{"many samples over IPv6", true, ports6, guarded, true},
+		{"many samples, forged ack", false, ports4, func(s *Segment) { guarded(s); s.Ack++ }, false},
+		{"many samples, forged upper bits", true, ports6, func(s *Segment) { guarded(s); s.Ack ^= 1 << 31 }, false},
+		{"many samples, our wrong port", false, ports4, func(s *Segment) { s.DstPort++; guarded(s) }, false},
+		{"many samples, its wrong port", false, ports4, func(s *Segment) { guarded(s); s.SrcPort++ }, false},
+		{"more ports than a filter lists", true, anyPort, guarded, true},
+		{"more ports than a filter lists, forged ack", true, anyPort, func(s *Segment) { guarded(s); s.Ack-- }, false},
 		{"nothing sent", false, expected{}, func(*Segment) {}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -80,10 +90,36 @@ func TestTCPFilter(t *testing.T) {
 	}
 }
 
-func TestManyPortsAreNotFiltered(t *testing.T) {
-	want := expected{seqs: many(maxListed + 1), ports: make([]uint16, maxListed+1)}
-	if !passes(t, tcpFilter(familyIPv6, want), recorded[2].segment.Append(nil, server6, client6)) {
-		t.Error("the answer is dropped")
+// TestGuardStopsForgers counts what passes of answers with random numbers to the right ports.
+func TestGuardStopsForgers(t *testing.T) {
+	words, err := randomWords(4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGuard(words)
+	s := recorded[2].segment
+	vm, err := bpf.NewVM(tcpFilter(familyIPv6, expected{guard: &g, ports: []uint16{s.DstPort}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const tries = 1 << 16
+	forged, err := randomWords(tries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	passed := 0
+	for _, ack := range forged {
+		s.Ack = ack
+		if n, err := vm.Run(s.Append(nil, server6, client6)); err != nil || n > 0 {
+			passed++
+		}
+		s.Ack = g.sequence(ack, s.SrcPort, s.DstPort) + 1
+		if n, err := vm.Run(s.Append(nil, server6, client6)); err != nil || n == 0 {
+			t.Fatalf("an answer to %#x does not pass: %v", s.Ack-1, err)
+		}
+	}
+	if want := tries >> guardBits; passed < want/2 || passed > want*2 { // 64, and a standard deviation of 8
+		t.Errorf("%d of %d forged answers pass, want about %d", passed, tries, want)
 	}
 }
 
@@ -98,8 +134,17 @@ func TestICMPFilter(t *testing.T) {
 	}
 	few := expected{seqs: []uint32{7, 0x54cf7061, 0xaa32302b}}
 	wrong := expected{seqs: []uint32{0x54cf7062, 0xaa32302c}}
-	byPort := expected{seqs: many(maxListed + 1), ports: []uint16{48826, 38842}}
-	otherPort := expected{seqs: many(maxListed + 1), ports: []uint16{80}}
+	g := newGuard([]uint32{0x12345678, 0x9abcdef0, 0x0fedcba9, 0x87654321})
+	byPort := expected{guard: &g, ports: []uint16{48826, 38842}}
+	otherPort := expected{guard: &g, ports: []uint16{80}}
+	// guarded puts a number of ours into a packet that quotes a TCP header from offset on.
+	guarded := func(b []byte, offset int) []byte {
+		b = bytes.Clone(b)
+		ours, remote := binary.BigEndian.Uint16(b[offset:]), binary.BigEndian.Uint16(b[offset+offDstPort:])
+		binary.BigEndian.PutUint32(b[offset+offSeq:], g.sequence(0xabcdef12, remote, ours))
+		return b
+	}
+	const tcp4, tcp6 = 20 + icmpHeader + ipv4Header, icmpHeader + ipv6Header
 	for _, tt := range []struct {
 		name   string
 		family string
@@ -118,9 +163,10 @@ func TestICMPFilter(t *testing.T) {
 		{"about UDP over IPv6", familyIPv6, few, at(six, 14, 17), false},
 		{"of another segment", familyIPv4, wrong, four, false},
 		{"of another segment over IPv6", familyIPv6, wrong, six, false},
-		{"many samples", familyIPv4, byPort, four, true},
-		{"many samples over IPv6", familyIPv6, byPort, six, true},
-		{"many samples, other port", familyIPv6, otherPort, six, false},
+		{"many samples", familyIPv4, byPort, guarded(four, tcp4), true},
+		{"many samples over IPv6", familyIPv6, byPort, guarded(six, tcp6), true},
+		{"many samples, forged number", familyIPv6, byPort, at(guarded(six, tcp6), tcp6+offSeq, guarded(six, tcp6)[tcp6+offSeq]^0x80), false},
+		{"many samples, other port", familyIPv6, otherPort, guarded(six, tcp6), false},
 	} {
 		if got := passes(t, icmpFilter(tt.family, tt.want), tt.packet); got != tt.passes {
 			t.Errorf("%s: passes %t, want %t", tt.name, got, tt.passes)

@@ -55,3 +55,11 @@ func (o Options) NFT() string {
 	}
 	return strings.Join(words, " ")
 }
+
+func (o Options) equal(p Options) bool {
+	return same(o.MSS, p.MSS) && same(o.WScale, p.WScale) && o.SACKPerm == p.SACKPerm && o.Timestamps == p.Timestamps
+}
+
+func same[T comparable](a, b *T) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}

@@ -20,16 +20,19 @@ type Target struct {
 
 // Config says how to ask. The zero value is ready to use.
 type Config struct {
-	// Count is the number of samples for each target, 1 to 64. Zero means 3. Servers that answer are asked once more.
+	// Count is the number of samples for each target, 1 to 64. Zero means 3. Servers that answer are asked once more. Each sample has a port of
+	// ours, so that no two of a target's samples look like the same connection.
 	Count int
-	// Timeout is how long to wait for each answer, and for each connection. Zero means one second.
+	// Timeout is how long to wait for each answer, and for each connection. Zero means one second. After half of it a SYN that was not answered is
+	// sent again.
 	Timeout time.Duration
 	// Interface names the interface that the SYN leaves by. For an address of this machine it names the interface through
 	// which the clients come in, whose MTU limits the MSS. Empty means whatever the routes say.
 	Interface string
 	// Source is the source address, which must belong to this machine. The zero Addr means the one that the route prefers.
 	Source netip.Addr
-	// Rate is the number of SYN segments per second over all targets, at most a million. Zero means 500.
+	// Rate is the number of SYN segments per second over all targets, at most a million. Zero means one at which all
+	// segments take about three seconds, but at least 500 and at most 15,000.
 	Rate int
 	// Connect asks to complete one handshake with each target that gave a usable answer, to find who speaks first.
 	Connect bool
@@ -38,6 +41,9 @@ type Config struct {
 	BannerWait time.Duration
 	// Progress, if not nil, is called from the calling goroutine whenever more targets are done.
 	Progress func(done, total int)
+	// Stage, if not nil, is called from the calling goroutine several times a second, whether or not anything is done: with what is going on ("probing", then
+	// "connecting" with Connect), how many of the targets are done with that (of those that are half done, half), and how many there are.
+	Stage func(what string, done, total int)
 }
 
 // ErrConfig is wrapped by the errors of [Probe] that only another Config can mend.
@@ -66,14 +72,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Timeout == 0 {
 		c.Timeout = time.Second
 	}
-	if c.Rate == 0 {
-		c.Rate = 500
-	}
 	if c.BannerWait == 0 {
 		c.BannerWait = 1500 * time.Millisecond
 	}
 	if c.Progress == nil {
 		c.Progress = func(int, int) {}
+	}
+	if c.Stage == nil {
+		c.Stage = func(string, int, int) {}
 	}
 	return c, nil
 }
@@ -92,76 +98,86 @@ func Probe(ctx context.Context, cfg Config, targets []Target) ([]Result, error) 
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("interrupted: %w", context.Cause(ctx))
 	}
-	r := &run{cfg: cfg, total: len(targets), byAddr: map[netip.AddrPort]*asked{}, flights: map[flightKey]*flight{}}
+	r := &run{
+		cfg: cfg, total: len(targets), rounds: cfg.Count + 1, byAddr: make(map[netip.AddrPort]int, len(targets)),
+		ways: map[path]*way{}, sockets: map[string]*rawSocket{}, answers: map[shape]*answer{}, begin: time.Now(),
+	}
 	defer r.close()
 	if r.router, err = newRouter(cfg); err != nil {
 		return nil, err
 	}
-	order := make([]*asked, len(targets))
+	order := make([]int, len(targets))
 	for i, target := range targets {
-		if order[i], err = r.plan(target); err != nil {
+		if order[i], err = r.plan(i, target); err != nil {
 			return nil, err
 		}
 	}
-	for _, a := range r.all {
-		if a.open == 0 {
-			r.finish(a)
+	if err := r.lookUpAll(); err != nil {
+		return nil, err
+	}
+	for i := range r.all {
+		if r.all[i].way == nil {
+			r.settled += r.rounds
+			r.finish(&r.all[i])
 		}
 	}
 	if err := r.open(); err != nil {
 		return nil, err
 	}
+	if cfg.Rate == 0 {
+		r.cfg.Rate = defaultRate(r.asking * r.rounds)
+	}
+	r.pacer.interval = time.Second / time.Duration(r.cfg.Rate)
+	r.pacer.next = r.now()
+	overflows := neighbourOverflows()
 	if err := r.ask(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.repeat(ctx); err != nil {
-		return nil, err
-	}
+	r.overflowed = neighbourOverflows() != overflows
+	r.results = make([]Result, len(targets))
 	r.conclude()
 	if cfg.Connect {
 		if err := r.connect(ctx); err != nil {
 			return nil, err
 		}
 	}
-	results := make([]Result, len(targets))
 	for i, target := range targets {
-		results[i] = order[i].named(target)
+		r.results[i] = r.results[r.all[order[i]].first]
+		r.results[i].name(target)
 	}
-	return results, nil
+	return r.results, nil
 }
 
 // asked is one address and port, however many targets name it.
 type asked struct {
 	addr    netip.AddrPort // with the zone as a number
-	path    path
-	samples []sample
-	open    int // samples that are neither answered nor given up
-	weight  int // targets that name it
+	way     *way           // nil if this machine has none
+	refusal string         // why not, in the words of [Result.Reason]
+	first   int            // index of the first target that names it
+	weight  int            // targets that name it
+	open    int            // samples that are neither answered nor given up
+	repeats int            // which sample is repeated, if one is
+	usable  bool           // whether a SYN+ACK came
+	cookies bool           // what the repetition showed
 	// finished is set once the targets that name it have been reported as done.
 	finished bool
-	// repeat is sent after the samples, if a server has answered; cookies is what it shows.
-	repeat  *flight
-	cookies bool
-	result  Result
 }
 
-// named returns the result for one of the targets that share it.
-func (a *asked) named(target Target) Result {
-	result := a.result
-	result.Target = target.Name
-	if result.Target == "" {
-		result.Target = target.Addr.String()
+// name makes r the result of one of the targets that share it.
+func (r *Result) name(target Target) {
+	r.Target = target.Name
+	if r.Target == "" {
+		r.Target = target.Addr.String()
 	}
-	result.Address = target.Addr.Addr().Unmap().String()
-	result.Port = target.Addr.Port()
-	return result
+	r.Address = target.Addr.Addr().Unmap().String()
+	r.Port = target.Addr.Port()
 }
 
-// plan looks a target up and decides how it will be asked. An error means that no target can be asked.
-func (r *run) plan(target Target) (*asked, error) {
+// plan notes a target and returns its index in r.all. An error means that no target can be asked.
+func (r *run) plan(index int, target Target) (int, error) {
 	addr := target.Addr.Addr().Unmap()
 	if !addr.IsValid() || target.Addr.Port() == 0 {
-		return nil, fmt.Errorf("%w: target %q has no address or no port", ErrConfig, target.Name)
+		return 0, fmt.Errorf("%w: target %q has no address or no port", ErrConfig, target.Name)
 	}
 	key := netip.AddrPortFrom(addr, target.Addr.Port())
 	numbered, err := r.router.zoneIndex(addr)
@@ -169,34 +185,66 @@ func (r *run) plan(target Target) (*asked, error) {
 		key = netip.AddrPortFrom(numbered, key.Port())
 	}
 	if known, ok := r.byAddr[key]; ok {
-		known.weight++
+		r.all[known].weight++
 		return known, nil
 	}
-	a := &asked{addr: key, weight: 1}
-	r.byAddr[key] = a
-	r.all = append(r.all, a)
-	if err == nil {
-		a.path, err = r.lookUp(key)
-	}
-	if source := (*sourceError)(nil); errors.As(err, &source) {
-		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
-	}
+	a := asked{addr: key, first: index, weight: 1}
 	if err != nil {
-		a.samples = []sample{{verdict: Unreachable, local: true, reason: localReason(err)}}
-		return a, nil
+		a.refusal = localReason(err)
 	}
-	a.open = r.cfg.Count
-	return a, nil
+	r.byAddr[key] = len(r.all)
+	r.all = append(r.all, a)
+	return len(r.all) - 1, nil
+}
+
+// lookUpAll finds the ways to all targets, or why this machine has none. An error means that no target can be asked.
+func (r *run) lookUpAll() error {
+	for first := 0; first < len(r.all); first += maxLookups {
+		some := r.all[first:min(first+maxLookups, len(r.all))]
+		addrs := make([]netip.Addr, len(some))
+		for i, a := range some {
+			addrs[i] = a.addr.Addr()
+		}
+		local := r.router.local(addrs)
+		for i := range some {
+			a := &some[i]
+			if a.refusal != "" {
+				continue
+			}
+			var err error
+			a.way, err = r.lookUp(a.addr, local[i])
+			if source := (*sourceError)(nil); errors.As(err, &source) {
+				return fmt.Errorf("%w: %w", ErrConfig, err)
+			}
+			if err != nil {
+				a.refusal = localReason(err)
+				continue
+			}
+			a.open = r.cfg.Count
+			r.asking++
+		}
+	}
+	return nil
 }
 
 // errOtherFamily means that Config.Source cannot be the source of packets to a target.
 var errOtherFamily = errors.New("source address of the other family")
 
-func (r *run) lookUp(dst netip.AddrPort) (path, error) {
+func (r *run) lookUp(dst netip.AddrPort, local bool) (*way, error) {
 	if source := r.router.source; source.IsValid() && source.Is4() != dst.Addr().Is4() {
-		return path{}, errOtherFamily
+		return nil, errOtherFamily
 	}
-	return r.router.path(dst)
+	p, err := r.router.path(dst, local)
+	if err != nil {
+		return nil, err
+	}
+	w, ok := r.ways[p]
+	if !ok {
+		mss := min(max(p.mtu-headers(familyName(p.source)), 536), 0xffff)
+		w = &way{path: p, control: controlFor(p.source, p.oif), mss: uint16(mss)}
+		r.ways[p] = w
+	}
+	return w, nil
 }
 
 // localReason says in [Result.Reason]'s words why this machine itself did not send.

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -108,47 +107,6 @@ func TestResultJSON(t *testing.T) {
 	got, err = json.Marshal(classify(nil, familyIPv6, limit{}))
 	if diff := cmp.Diff(silent, string(got)); diff != "" || err != nil {
 		t.Errorf("error %v, (-want +got):\n%s", err, diff)
-	}
-}
-
-// TestSchedule drives the queue without sockets: samples are given up in order, and never before they were sent.
-func TestSchedule(t *testing.T) {
-	begin := time.Now()
-	a := &asked{open: 3, weight: 1}
-	r := &run{cfg: Config{Timeout: time.Second, Progress: func(int, int) {}}}
-	queue := []*flight{
-		{asked: a, sent: begin}, {asked: a, sent: begin.Add(time.Millisecond), done: true}, {asked: a, sent: begin.Add(2 * time.Millisecond)}, {asked: a},
-	}
-	for _, tt := range []struct {
-		after time.Duration
-		left  int
-	}{
-		{999 * time.Millisecond, 4},
-		{time.Second, 2},
-		{1002 * time.Millisecond, 1},
-		{time.Hour, 1}, // the last was never sent
-	} {
-		sent := len(queue) - 1
-		if queue = r.expire(queue, sent, begin.Add(tt.after)); len(queue) != tt.left {
-			t.Fatalf("after %v: %d left, want %d", tt.after, len(queue), tt.left)
-		}
-	}
-	next := begin.Add(10 * time.Millisecond)
-	onTheWay := &flight{sent: begin}
-	for _, tt := range []struct {
-		name   string
-		oldest *flight
-		more   bool
-		want   time.Duration
-	}{
-		{"nothing on the way", &flight{}, true, 10 * time.Millisecond},
-		{"more to send", onTheWay, true, 10 * time.Millisecond},
-		{"all sent", onTheWay, false, time.Second},
-		{"expiry comes first", &flight{sent: begin.Add(-time.Second)}, true, 0},
-	} {
-		if got := r.sleep(tt.oldest, tt.more, next, begin); got != tt.want {
-			t.Errorf("%s: sleeps %v, want %v", tt.name, got, tt.want)
-		}
 	}
 }
 

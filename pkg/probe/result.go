@@ -77,7 +77,7 @@ type Result struct {
 	RTTMicros *int64 `json:"rtt_us"`
 	// Samples is the number of answers, at most Sent.
 	Samples int `json:"samples"`
-	// Sent is the number of SYN segments that were sent.
+	// Sent is the number of samples that were asked. One that was asked again, since nothing came, counts once.
 	Sent int `json:"sent"`
 	// Consistent is false when samples were answered differently: then Variants lists the answers.
 	Consistent bool `json:"consistent"`

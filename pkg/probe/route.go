@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -25,8 +26,15 @@ type router struct {
 	nl     *netlink.Handle
 	link   netlink.Link // Config.Interface, or nil
 	source netip.Addr   // Config.Source, or zero
-	// ingress caches the limits of local addresses.
-	ingress map[netip.Addr]limit
+	// ingress caches the limits of local addresses, owners the interfaces that have them, gateways those of the default routes.
+	ingress  map[netip.Addr]limit
+	owners   map[int]map[netip.Addr]netlink.Link
+	gateways map[int]netlink.Link
+	// lookup is the socket that asks for the types of routes, zero until it is needed, and lookups how many it has asked for.
+	lookup  int
+	lookups uint32
+	// udp are the sockets, by domain, that show sources and MTUs.
+	udp map[int]int
 }
 
 func newRouter(cfg Config) (*router, error) {
@@ -34,7 +42,10 @@ func newRouter(cfg Config) (*router, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	r := &router{nl: nl, source: cfg.Source.Unmap(), ingress: map[netip.Addr]limit{}}
+	r := &router{
+		nl: nl, source: cfg.Source.Unmap(), ingress: map[netip.Addr]limit{}, udp: map[int]int{},
+		owners: map[int]map[netip.Addr]netlink.Link{}, gateways: map[int]netlink.Link{},
+	}
 	if cfg.Interface == "" {
 		return r, nil
 	}
@@ -49,7 +60,15 @@ func newRouter(cfg Config) (*router, error) {
 	return r, nil
 }
 
-func (r *router) close() { r.nl.Close() }
+func (r *router) close() {
+	r.nl.Close()
+	if r.lookup > 0 {
+		_ = unix.Close(r.lookup)
+	}
+	for _, fd := range r.udp {
+		_ = unix.Close(fd)
+	}
+}
 
 // zoneIndex returns addr with its zone as a number: the form in which a raw socket reports addresses. Without a zone a
 // link-local address gets the index of Config.Interface.
@@ -76,13 +95,11 @@ func (r *router) zoneIndex(addr netip.Addr) (netip.Addr, error) {
 // errNoZone means that a link-local address does not say on which link.
 var errNoZone = errors.New("link-local address without the name of an interface as zone")
 
-// path asks the kernel how it would reach dst, whose zone is a number. The error is an errno if the routes forbid it.
-func (r *router) path(dst netip.AddrPort) (path, error) {
-	var p path
+// path asks the kernel how it would reach dst, whose zone is a number, and which is an address of this machine or not. The error is
+// an errno if the routes forbid it.
+func (r *router) path(dst netip.AddrPort, local bool) (path, error) {
 	addr := dst.Addr()
-	options := &netlink.RouteGetOptions{OifIndex: zoneNumber(addr)}
-	routes, err := r.nl.RouteGetWithOptions(addr.AsSlice(), options)
-	p.local = err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
+	p := path{local: local}
 	switch {
 	case p.local:
 		// The answer comes through lo, so nothing may be bound to another interface.
@@ -91,8 +108,8 @@ func (r *router) path(dst netip.AddrPort) (path, error) {
 	default:
 		p.oif = zoneNumber(addr)
 	}
-	p.source, p.mtu, err = connectUDP(dst, r.source, p.oif)
-	if err != nil {
+	var err error
+	if p.source, p.mtu, err = r.connectUDP(dst, p.oif); err != nil {
 		return path{}, err
 	}
 	p.limit = limit{p.mtu, fmt.Sprintf("the route's MTU %d", p.mtu)}
@@ -104,21 +121,25 @@ func (r *router) path(dst netip.AddrPort) (path, error) {
 
 // connectUDP lets the kernel choose a source address and tell the MTU, learned path MTUs and router advertisements
 // included, by connecting a UDP socket. That sends nothing.
-func connectUDP(dst netip.AddrPort, source netip.Addr, oif int) (from netip.Addr, mtu int, err error) {
-	fd, err := unix.Socket(domain(dst.Addr()), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return netip.Addr{}, 0, err
-	}
-	defer unix.Close(fd)
-	if oif != 0 {
-		if err := bindToIndex(fd, oif); err != nil {
+func (r *router) connectUDP(dst netip.AddrPort, oif int) (from netip.Addr, mtu int, err error) {
+	fd, known := r.udp[domain(dst.Addr())]
+	if oif != 0 || !known {
+		if fd, err = openUDP(dst.Addr(), r.source, oif); err != nil {
 			return netip.Addr{}, 0, err
 		}
 	}
-	if source.IsValid() {
-		if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(withZone(source, oif), 0))); err != nil {
-			return netip.Addr{}, 0, &sourceError{source, err}
+	switch {
+	case oif != 0:
+		defer unix.Close(fd)
+	case known:
+		// Dissolved, the socket forgets the source that it had chosen. Its family is the whole of such an address (connect(2)).
+		nobody := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&nobody)), unsafe.Sizeof(nobody))
+		if errno != 0 {
+			return netip.Addr{}, 0, errno
 		}
+	default:
+		r.udp[domain(dst.Addr())] = fd
 	}
 	if err := unix.Connect(fd, sockaddr(dst)); err != nil {
 		return netip.Addr{}, 0, err
@@ -133,6 +154,27 @@ func connectUDP(dst netip.AddrPort, source netip.Addr, oif int) (from netip.Addr
 		mtu, err = unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU)
 	}
 	return fromSockaddr(name).Addr(), mtu, err
+}
+
+// openUDP opens a socket of dst's family that may use only one interface, if that is not zero, and has a source address if that is valid.
+func openUDP(dst, source netip.Addr, oif int) (int, error) {
+	fd, err := unix.Socket(domain(dst), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	if oif != 0 {
+		err = bindToIndex(fd, oif)
+	}
+	if err == nil && source.IsValid() {
+		if err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(withZone(source, oif), 0))); err != nil {
+			err = &sourceError{source, err}
+		}
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return 0, err
+	}
+	return fd, nil
 }
 
 // bindToIndex makes a socket that is not yet connected use one interface only (socket(7), SO_BINDTODEVICE; by index since
@@ -159,12 +201,17 @@ func (r *router) ingressLimit(addr netip.Addr) (limit, error) {
 	if r.link != nil {
 		return linkLimit(r.link), nil
 	}
-	if known, ok := r.ingress[addr]; ok {
-		return known, nil
+	if lim, known := r.ingress[addr]; known {
+		return lim, nil
 	}
+	var known bool
 	link, err := r.owner(addr)
 	if err == nil && link == nil && !addr.IsLoopback() {
-		link, err = r.defaultLink(domain(addr))
+		link, known = r.gateways[domain(addr)]
+		if !known {
+			link, err = r.defaultLink(domain(addr))
+			r.gateways[domain(addr)] = link
+		}
 	}
 	if err != nil {
 		return limit{}, err
@@ -187,24 +234,39 @@ func linkLimit(link netlink.Link) limit {
 // owner returns the interface that has addr; of several, the one with the smallest MTU. It is nil if that is only the loopback interface, or none,
 // as with virtual addresses that are reached through another one.
 func (r *router) owner(addr netip.Addr) (netlink.Link, error) {
+	owners, known := r.owners[domain(addr)]
+	if known {
+		return owners[addr], nil
+	}
 	addrs, err := dump(func() ([]netlink.Addr, error) { return r.nl.AddrList(nil, domain(addr)) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
-	var best netlink.Link
+	owners = map[netip.Addr]netlink.Link{}
+	links := map[int]netlink.Link{}
 	for _, have := range addrs {
-		if have.IPNet == nil || !have.IP.Equal(net.IP(addr.AsSlice())) {
+		if have.IPNet == nil {
 			continue
 		}
-		link, err := r.nl.LinkByIndex(have.LinkIndex)
-		if err != nil || link.Attrs().Flags&net.FlagLoopback != 0 {
+		owned, ok := netip.AddrFromSlice(have.IP)
+		if !ok {
 			continue
 		}
-		if best == nil || link.Attrs().MTU < best.Attrs().MTU {
-			best = link
+		link, ok := links[have.LinkIndex]
+		if !ok {
+			link, _ = r.nl.LinkByIndex(have.LinkIndex) // one that has just gone has no addresses
+			links[have.LinkIndex] = link
+		}
+		if link == nil || link.Attrs().Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		owned = owned.Unmap()
+		if best := owners[owned]; best == nil || link.Attrs().MTU < best.Attrs().MTU {
+			owners[owned] = link
 		}
 	}
-	return best, nil
+	r.owners[domain(addr)] = owners
+	return owners[addr], nil
 }
 
 // defaultLink returns the interface of the default route with the best metric, or nil.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -12,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// receiveBuffer holds the answers to a burst of SYN segments, in bytes.
-const receiveBuffer = 4 << 20
+// receiveBuffer holds the answers to a burst of SYN segments, in bytes of the kernel's accounting, which doubles it and takes about one
+// kilobyte for each. It is used only when the receiver is late, and [rawSocket.crowded] waits at half of it.
+const receiveBuffer = 8 << 20
 
 // rawSocket is a raw IP socket, filtered from its first packet on.
 type rawSocket struct {
@@ -21,6 +23,9 @@ type rawSocket struct {
 	file   *os.File
 	conn   syscall.RawConn
 	decode decoder
+	out    outbox
+	// reading is false while the receiver waits for the next packet, and has passed on all that it has read.
+	reading atomic.Bool
 }
 
 // openRaw opens a raw socket in the network namespace of the calling thread. It sends and receives.
@@ -105,48 +110,6 @@ func attach(fd int, filter []bpf.Instruction) error {
 }
 
 func (s *rawSocket) close() { _ = s.file.Close() }
-
-// send sends one segment from source, by interface oif unless that is zero.
-func (s *rawSocket) send(segment []byte, source, to netip.Addr, oif int) error {
-	var control []byte
-	if source.Is4() {
-		control = unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(oif), Spec_dst: source.As4()})
-	} else {
-		control = unix.PktInfo6(&unix.Inet6Pktinfo{Ifindex: uint32(oif), Addr: source.As16()})
-	}
-	address := sockaddr(netip.AddrPortFrom(to, 0))
-	var sendErr error
-	err := s.conn.Write(func(fd uintptr) bool {
-		_, sendErr = unix.SendmsgN(int(fd), segment, control, address, 0)
-		return sendErr != unix.EAGAIN
-	})
-	if err != nil {
-		return err
-	}
-	return sendErr
-}
-
-// receive waits for the next packet, for which buf and control give the room. It fails with [os.ErrClosed] when the socket is closed.
-func (s *rawSocket) receive(buf, control []byte) (packet, error) {
-	var n, controlled int
-	var from unix.Sockaddr
-	var readErr error
-	err := s.conn.Read(func(fd uintptr) bool {
-		n, controlled, _, from, readErr = unix.Recvmsg(int(fd), buf, control, 0)
-		return readErr != unix.EAGAIN
-	})
-	if err != nil {
-		return packet{}, err
-	}
-	if readErr != nil {
-		return packet{}, readErr
-	}
-	src := fromSockaddr(from).Addr()
-	if s.family == familyIPv4 {
-		return splitIPv4(src, buf[:n])
-	}
-	return withControl(packet{src: src, payload: buf[:n]}, control[:controlled])
-}
 
 // splitIPv4 takes the IP header off, which the kernel has validated.
 func splitIPv4(src netip.Addr, b []byte) (packet, error) {
