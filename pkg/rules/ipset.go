@@ -291,7 +291,7 @@ func (i ipsets) dump(which netlink.Attribute) ([]Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	replies, err := i.conn.Execute(m)
+	replies, err := ask(i.conn, m)
 	if err != nil {
 		return nil, ipsetError(err)
 	}

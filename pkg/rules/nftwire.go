@@ -105,6 +105,29 @@ func countsAlone(expression []byte) bool {
 	return err == nil && str(a[unix.NFTA_EXPR_NAME]) == "counter"
 }
 
+// ask sends a request and returns all answers, which it has come in large pieces.
+//
+// The kernel makes pieces as large as the largest room that the reader has offered
+// so far, but at most 32 KiB (netlink_recvmsg in net/netlink/af_netlink.c, 6.18).
+// For each piece it walks from the begin of a set to where the last one ended:
+// in pieces of a page, 100,000 elements took half a minute.
+func ask(conn *netlink.Conn, m netlink.Message) ([]netlink.Message, error) {
+	m, err := conn.Send(m)
+	if err != nil {
+		return nil, err
+	}
+	if raw, err := conn.SyscallConn(); err == nil { // else it is slow
+		_ = raw.Control(func(fd uintptr) {
+			_, _, _ = unix.Recvfrom(int(fd), make([]byte, 64<<10), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		})
+	}
+	replies, err := conn.Receive()
+	if err != nil {
+		return nil, err
+	}
+	return replies, netlink.Validate(m, replies)
+}
+
 // nft is a connection to nf_tables in the network namespace of the thread that
 // made it.
 type nft struct{ conn *netlink.Conn }
@@ -117,7 +140,7 @@ func dialNFT(ctx context.Context) (nft, error) {
 // dump asks for all objects of a kind, and calls see with the attributes of each.
 // A table that is not there has none.
 func (n nft) dump(f Family, message int, filter []attr, see func(attrs []byte) error) error {
-	replies, err := n.conn.Execute(netlink.Message{
+	replies, err := ask(n.conn, netlink.Message{
 		Header: netlink.Header{Type: nftType(message), Flags: netlink.Request | netlink.Dump},
 		Data:   appendAttrs(nfgenmsg(protocol(f), 0), filter),
 	})
