@@ -92,13 +92,13 @@ func (i ipsets) message(command int, flags netlink.HeaderFlags, f Family, attrs 
 	}, err
 }
 
-func (i ipsets) do(command int, f Family, attrs ...netlink.Attribute) ([]netlink.Message, error) {
+func (i ipsets) do(command int, f Family, attrs ...netlink.Attribute) error {
 	m, err := i.message(command, netlink.Acknowledge, f, attrs...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	replies, err := i.conn.Execute(m)
-	return replies, ipsetError(err)
+	_, err = i.conn.Execute(m)
+	return ipsetError(err)
 }
 
 // ipsetError gives the errors of ipset, which no errno has, a text.
@@ -186,7 +186,7 @@ func patiently(do func() error) error {
 
 func (i ipsets) destroy(f Family, name string) error {
 	return patiently(func() error {
-		_, err := i.do(ipsetDestroy, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)})
+		err := i.do(ipsetDestroy, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)})
 		if errors.Is(err, unix.ENOENT) {
 			return nil
 		}
@@ -196,8 +196,7 @@ func (i ipsets) destroy(f Family, name string) error {
 
 func (i ipsets) swap(f Family, a, b string) error {
 	return patiently(func() error {
-		_, err := i.do(ipsetSwap, f, netlink.Attribute{Type: ipsetAttrName, Data: text(a)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(b)})
-		return err
+		return i.do(ipsetSwap, f, netlink.Attribute{Type: ipsetAttrName, Data: text(a)}, netlink.Attribute{Type: ipsetAttrTypename, Data: text(b)})
 	})
 }
 
@@ -211,7 +210,7 @@ func (i ipsets) change(command int, f Family, name string, members []Member) err
 		for _, m := range part {
 			list = appendIPSetMember(list, m)
 		}
-		_, err := i.do(command, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)},
+		err := i.do(command, f, netlink.Attribute{Type: ipsetAttrName, Data: text(name)},
 			netlink.Attribute{Type: ipsetAttrLine, Data: be32(0)}, netlink.Attribute{Type: ipsetAttrADT | unix.NLA_F_NESTED, Data: list})
 		if err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
