@@ -106,6 +106,60 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+func TestCompareSets(t *testing.T) {
+	set := func(name string, ports ...uint16) Set {
+		s := Set{Family: IPv4, Name: name, Counted: true}
+		for _, p := range ports {
+			s.Members = append(s.Members, Member{Prefix: pfx("192.0.2.1/32"), Port: p})
+		}
+		return s
+	}
+	networks, foreign := set("a", 1, 2), Set{Family: IPv4, Name: "a", Counted: true, Foreign: "hash:mac"}
+	networks.Networks = true
+	for _, tt := range []struct {
+		name       string
+		have, want []Set
+		faults     []Fault
+		said       []string
+	}{
+		{"equal", []Set{set("a", 1, 2)}, []Set{set("a", 1, 2)}, nil, nil},
+		{"missing", nil, []Set{set("a", 1, 2)}, []Fault{SetMissing}, []string{"ipv4 set a is missing"}},
+		{"left over", []Set{set("a", 1, 2)}, nil, []Fault{SetLeftOver}, []string{"ipv4 set a is left over"}},
+		{"a member is missing", []Set{set("a", 1)}, []Set{set("a", 1, 2)}, []Fault{MemberMissing}, []string{"ipv4 set a: member 192.0.2.1:2 is missing"}},
+		{
+			"members are missing and others there",
+			[]Set{set("a", 3, 4)},
+			[]Set{set("a", 1, 2, 4)},
+			[]Fault{MemberMissing, MemberExtra},
+			[]string{"ipv4 set a: member 192.0.2.1:1 is missing (and 1 more)", "ipv4 set a: member 192.0.2.1:3 is not ours"},
+		},
+		{"of another kind", []Set{networks}, []Set{set("a", 1, 2)}, []Fault{SetMissing, SetLeftOver}, []string{"ipv4 set a is missing", "ipv4 set a is left over"}},
+		{
+			"of a strange kind",
+			[]Set{foreign},
+			[]Set{set("a", 1)},
+			[]Fault{SetMissing, SetForeign},
+			[]string{"ipv4 set a is missing", "ipv4 set a is of a type that synproxyctl does not make"},
+		},
+	} {
+		sets := func(list []Set) Ruleset {
+			rs := newRuleset()
+			for _, s := range list {
+				rs.sets[setID{s.Family, s.Name}] = s
+			}
+			return rs
+		}
+		var faults []Fault
+		var said []string
+		for _, d := range Compare(sets(tt.have), sets(tt.want)) {
+			faults, said = append(faults, d.Fault), append(said, d.String())
+		}
+		if !slices.Equal(faults, tt.faults) || !slices.Equal(said, tt.said) {
+			t.Errorf("%s: %v %q, want %v %q", tt.name, faults, said, tt.faults, tt.said)
+		}
+	}
+}
+
 // Many rules that all differ must not cost a table of all pairs of them.
 func TestPlanOfManyRules(t *testing.T) {
 	lists := make([][]Rule, 2)

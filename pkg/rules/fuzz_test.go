@@ -51,6 +51,7 @@ func FuzzParseSave(f *testing.F) {
 	f.Add(saved)
 	f.Add(strings.ReplaceAll(saved, "-A ", "[17:1234] -A "))
 	f.Add("*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m comment --comment \"a\n\\\"*b\" -j DROP\nCOMMIT\n")
+	f.Add("*raw\n:SYNPROXYCTL_PRE - [0:0]\n-A SYNPROXYCTL_PRE ! -i lo -p tcp -m set --match-set synproxyctl_n4_0123456789 dst,dst ! --update-counters -j CT --notrack\nCOMMIT\n")
 	f.Add("# Table `filter' is incompatible, use 'nft' tool.\n")
 	f.Add("-P INPUT ACCEPT\n-N x\n-A x\n-A INPUT -j DROP")
 	f.Add("*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j DR")

@@ -61,6 +61,11 @@ var printed = []struct {
 	{match(DestinationType{true}), "-m addrtype ! --dst-type LOCAL"},
 	{match(Socket{}), "-m owner --socket-exists"},
 	{match(Socket{true}), "-m owner ! --socket-exists"},
+	{match(Members{Set: "synproxyctl_n4_x"}), "-m set --match-set synproxyctl_n4_x dst,dst ! --update-counters"},
+	{match(Members{Set: "synproxyctl_n4_x", Count: true}), "-m set --match-set synproxyctl_n4_x dst,dst"},
+	{match(Members{Set: "synproxyctl_l4_x", Source: true}), "-m set --match-set synproxyctl_l4_x src,src ! --update-counters"},
+	{match(Members{Set: "synproxyctl", Source: true, Count: true}), "-m set --match-set synproxyctl src,src"},
+	{Rule{Matches: []Match{TCP{}, Members{Set: "synproxyctl_n4_x"}, Socket{true}}, Target: Lookup{"synproxyctl_4_x"}}, "-p tcp -m set --match-set synproxyctl_n4_x dst,dst ! --update-counters -m owner ! --socket-exists -j SYNPROXY --map synproxyctl_4_x"},
 	{match(U32{0, 0, 0}), "-m u32 --u32 0&0x0=0x0"},
 	{match(U32{255, 0xffffffff, 0xdeadbeef}), "-m u32 --u32 255&0xffffffff=0xdeadbeef"},
 	{match(Comment{"x"}), "-m comment --comment x"},
@@ -188,7 +193,12 @@ var foreignTexts = []string{
 	"-m u32 --u32 1&2", "-m u32 ! --u32 1&2=3", "-m u32 --u32 0&0x100000000=0", `-m u32 --u32 "0x0&0x1=0x1&&0x4&0x1=0x1"`,
 	`-m comment --comment ""`, "-m comment --comment \"a\tb\"", "-m comment --comment \"a\nb\"", "-m comment --comment a -m comment --comment b",
 	"-m comment", "-m comment --comment", "-m comment ! --comment x", "-m comment --comment " + strings.Repeat("x", 256),
-	"-m limit --limit 3/sec", "-m set --match-set x src", "-m string --string \"x \\\" y\" --algo bm", "-m u32 --u32 1&0x1=x", "loose words",
+	"-m limit --limit 3/sec", "-m set --match-set x src", "-m set --match-set theirs dst,dst", "-m set --match-set SYNPROXYCTL dst,dst", "-m set ! --match-set synproxyctl_x dst,dst",
+	"-m set --match-set synproxyctl_x dst", "-m set --match-set synproxyctl_x src,dst", "-m set --match-set synproxyctl_x dst,src", "-m set --match-set synproxyctl_x", "-m set --match-set", "-m set",
+	"-m set --match-set synproxyctl_x dst,dst --update-counters", "-m set --match-set synproxyctl_x dst,dst ! --update-subcounters",
+	"-m set --match-set synproxyctl_x dst,dst --return-nomatch", "-m set --match-set synproxyctl_x dst,dst ! --update-counters --packets-gt 5",
+	"-m set --match-set synproxyctl_x dst,dst -m set --match-set synproxyctl_y dst,dst", "-j SYNPROXY --map", "-j SYNPROXY --map a --mss 1", "-j SYNPROXY --mss 1 --map a", "-j SET --add-set synproxyctl_x dst,dst",
+	"-m string --string \"x \\\" y\" --algo bm", "-m u32 --u32 1&0x1=x", "loose words",
 }
 
 func TestParseRuleForeign(t *testing.T) {

@@ -366,7 +366,8 @@ func TestPlanManyChanges(t *testing.T) {
 	for _, want := range []Ruleset{
 		many(300, false, server).Ruleset(NFT), many(300, false, client).Ruleset(NFT), many(5, false, client).Ruleset(NFT),
 		many(300, true, client).Ruleset(NFT), many(300, false, client).Ruleset(NFT), many(300, true, server).Ruleset(NFT),
-		many(2, true, server).Ruleset(NFT), many(400, true, server).Ruleset(NFT), {},
+		many(2, true, server).Ruleset(NFT), many(400, true, server).Ruleset(NFT),
+		{},
 	} {
 		checkPlan(t, k.clone(), want)
 		have := k.list(t)
