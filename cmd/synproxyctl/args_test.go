@@ -165,17 +165,6 @@ func TestSuggest(t *testing.T) {
 	}
 }
 
-func TestDistance(t *testing.T) {
-	t.Parallel()
-	for pair, want := range map[[2]string]int{
-		{"", ""}: 0, {"a", ""}: 1, {"", "abc"}: 3, {"abc", "abc"}: 0, {"kitten", "sitting"}: 3, {"flaw", "lawn"}: 2, {"ab", "ba"}: 2,
-	} {
-		if got := distance(pair[0], pair[1]); got != want || distance(pair[1], pair[0]) != want {
-			t.Errorf("%q: %d, want %d", pair, got, want)
-		}
-	}
-}
-
 func TestQuote(t *testing.T) {
 	t.Parallel()
 	for word, want := range map[string]string{"a": `"a"`, "a\x1b\n\xff\u009b": `"a\x1b\n\xff\u009b"`, strings.Repeat("a", 81): `"` + strings.Repeat("a", 80) + `"...`} {

@@ -88,13 +88,13 @@ func ParseList(r io.Reader, name string) ([]Spec, error) {
 	number := 0
 	for lines.Scan() {
 		number++
-		where := fmt.Sprintf("%s:%d", name, number)
+		at := where{name, number}
 		line := lines.Bytes()
 		if number == 1 {
 			line = bytes.TrimPrefix(line, []byte("\ufeff"))
 		}
 		if bytes.IndexByte(line, 0) >= 0 || !utf8.Valid(line) {
-			return nil, &Error{Where: where, Problem: "binary data instead of text", Advice: listHint}
+			return nil, &Error{Where: at.String(), Line: number, Problem: "binary data instead of text", Advice: listHint}
 		}
 		text, _, _ := strings.Cut(string(line), "#")
 		if text = strings.TrimSpace(text); text == "" {
@@ -103,12 +103,15 @@ func ParseList(r io.Reader, name string) ([]Spec, error) {
 		spec, err := Parse(text)
 		if err != nil {
 			if e := (*Error)(nil); errors.As(err, &e) {
-				e.Where = where
+				e.Where, e.Line = at.String(), number
 			}
 			faults = append(faults, err)
 			continue
 		}
-		spec.where = where
+		if len(specs) == MaxTargets {
+			return nil, &Error{Where: at.String(), Line: number, Problem: tooMany, Advice: tooManyHint}
+		}
+		spec.where = at
 		specs = append(specs, spec)
 	}
 	if err := lines.Err(); err != nil {
@@ -124,9 +127,8 @@ func ParseList(r io.Reader, name string) ([]Spec, error) {
 }
 
 func readError(name string, line int, err error) error {
-	where := fmt.Sprintf("%s:%d", name, line)
 	if errors.Is(err, bufio.ErrTooLong) {
-		return &Error{Where: where, Problem: fmt.Sprintf("a line of more than %d bytes", maxLine), Advice: listHint}
+		return &Error{Where: where{name, line}.String(), Line: line, Problem: fmt.Sprintf("a line of more than %d bytes", maxLine), Advice: listHint}
 	}
 	return &Error{Where: name, Problem: "cannot read the list of targets", Advice: "check that it is a readable text file", Err: errnoOf(err)}
 }

@@ -1,0 +1,210 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+const (
+	// maxText bounds a configuration, in bytes: some twenty thousand services.
+	maxText = 2 << 20
+	// maxDepth bounds how deep it is nested; what has a meaning is six deep.
+	maxDepth = 16
+)
+
+const listAdvice = `move its targets to a file with one on each line, and name that: targets: "@FILE"`
+
+// tree reads one YAML document. It bounds what a hostile one can cost before
+// the library, which recurses, builds anything of it: there are no aliases, so
+// that nothing grows, and the depth is limited.
+func tree(name string, text []byte) (ast.Node, error) {
+	text, err := clean(name, text)
+	if err != nil {
+		return nil, err
+	}
+	tokens := lexer.Tokenize(string(text))
+	if err := checkTokens(name, tokens); err != nil {
+		return nil, err
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		return nil, syntaxFault(name, err)
+	}
+	var body ast.Node
+	for _, doc := range file.Docs {
+		switch {
+		case doc.Body == nil:
+		case body != nil:
+			return nil, alone(tokenPlace(name, doc.Start), "second-document", "keep one document in the file; put the others into files of their own", "a second document begins here")
+		default:
+			body = doc.Body
+		}
+	}
+	if body == nil {
+		return nil, alone(Place{File: name, Line: 1, Column: 1}, "empty", "begin with version: 1; see synproxyctl config example", "the file is empty")
+	}
+	return body, nil
+}
+
+// clean refuses what is not text, and returns the text with the marks of other
+// systems taken out.
+func clean(name string, text []byte) ([]byte, error) {
+	start := Place{File: name, Line: 1, Column: 1}
+	const saveAs = "save it as plain UTF-8 text"
+	if len(text) > maxText {
+		return nil, alone(start, "too-large", listAdvice, "more than %d bytes", maxText)
+	}
+	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+		return nil, alone(start, "not-text", saveAs, "UTF-16 text")
+	}
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	number := 0
+	for line := range bytes.Lines(text) {
+		number++
+		indent := 0
+		for indent < len(line) && (line[indent] == ' ' || line[indent] == '\t') {
+			if line[indent] == '\t' && len(bytes.TrimSpace(line)) > 0 {
+				return nil, alone(Place{name, number, indent + 1}, "tab", "indent with spaces", "a tab in the indentation")
+			}
+			indent++
+		}
+		column := 0
+		for len(line) > 0 {
+			r, size := utf8.DecodeRune(line)
+			column++
+			if r == utf8.RuneError && size == 1 || r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' {
+				return nil, alone(Place{name, number, column}, "not-text", saveAs, "a byte or character that text does not have: %q", line[:size])
+			}
+			line = line[size:]
+		}
+	}
+	return text, nil
+}
+
+// refused are parts of YAML that a configuration needs not, and what to do instead.
+var refused = map[token.Type][2]string{
+	token.AnchorType:     {"an anchor", "say it under defaults:, or write it out"},
+	token.AliasType:      {"an alias", "say it under defaults:, or write it out"},
+	token.MergeKeyType:   {"a merge key", "say it under defaults:, or write it out"},
+	token.TagType:        {"a tag", "leave it away: the keys tell the types"},
+	token.MappingKeyType: {"a complex key", "write KEY: VALUE"},
+	token.DirectiveType:  {"a directive", "leave it away"},
+	token.LiteralType:    {"a block of text", "write it on one line"},
+	token.FoldedType:     {"a block of text", "write it on one line"},
+}
+
+// checkTokens refuses what the library would recurse on, and what it refuses
+// itself in words that do not help.
+func checkTokens(name string, tokens token.Tokens) error {
+	var depth nesting
+	for _, t := range tokens {
+		if what, ok := refused[t.Type]; ok {
+			return alone(tokenPlace(name, t), "not-supported", what[1], "%s, which a configuration cannot have", what[0])
+		}
+		if t.Type == token.InvalidType {
+			advice := "check the quotes and brackets before it"
+			switch value := strings.TrimSpace(t.Value); {
+			case value == "@":
+				advice = `put it in quotes: "@FILE"`
+			case value == "`" || value == "%":
+				advice = "put the text in quotes"
+			}
+			problem := t.Error
+			if problem == "" {
+				problem = "not YAML"
+			}
+			return alone(tokenPlace(name, t), "syntax", advice, "%s", problem)
+		}
+		if depth.of(t) > maxDepth {
+			return alone(tokenPlace(name, t), "too-deep", "see synproxyctl config example", "nested deeper than %d", maxDepth)
+		}
+	}
+	return nil
+}
+
+// nesting measures how deep a document is nested, from its tokens.
+type nesting struct {
+	flow   int
+	blocks []int // the columns of those that are open
+	line   int   // of the last token
+	inLine int   // colons in it
+}
+
+func (n *nesting) of(t *token.Token) int {
+	if t.Position.Line != n.line {
+		n.line, n.inLine = t.Position.Line, 0
+	}
+	opens := false
+	switch t.Type {
+	case token.SequenceStartType, token.MappingStartType:
+		n.flow++
+	case token.SequenceEndType, token.MappingEndType:
+		n.flow--
+	case token.CollectEntryType:
+		n.inLine = 0
+	case token.MappingValueType:
+		n.inLine++
+		opens = n.flow == 0
+		if opens && t.Prev != nil {
+			t = t.Prev // the key
+		}
+	case token.SequenceEntryType:
+		opens = true
+	default:
+	}
+	if opens {
+		column := t.Position.Column
+		for len(n.blocks) > 0 && n.blocks[len(n.blocks)-1] >= column {
+			n.blocks = n.blocks[:len(n.blocks)-1]
+		}
+		n.blocks = append(n.blocks, column)
+	}
+	return n.flow + len(n.blocks) + max(0, n.inLine-1)
+}
+
+// syntaxFault tells in our form what the library says.
+func syntaxFault(name string, err error) error {
+	at, problem := Place{File: name, Line: 1, Column: 1}, err.Error()
+	var syntax *yaml.SyntaxError
+	if errors.As(err, &syntax) {
+		at, problem = tokenPlace(name, syntax.Token), syntax.Message
+	}
+	problem, _, _ = strings.Cut(problem, "\n")
+	return alone(at, "syntax", "check the indentation, quotes and brackets here and in the line before", "not YAML: %s", problem)
+}
+
+func tokenPlace(name string, t *token.Token) Place {
+	if t == nil || t.Position == nil {
+		return Place{File: name, Line: 1, Column: 1}
+	}
+	return Place{File: name, Line: max(1, t.Position.Line), Column: max(1, t.Position.Column)}
+}
+
+// kindOf names what a value is, for people.
+func kindOf(n ast.Node) string {
+	switch n := n.(type) {
+	case *ast.NullNode:
+		return "nothing"
+	case *ast.BoolNode:
+		return "true or false"
+	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		return fmt.Sprintf("the number %s", n.GetToken().Value)
+	case *ast.StringNode:
+		return "the text " + quote(n.Value)
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return "a mapping"
+	}
+	return "something else"
+}
