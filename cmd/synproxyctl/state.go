@@ -100,8 +100,16 @@ func serviceRow(s protect.Service) []string {
 	}
 	return []string{
 		printable(name), string(s.Hook), mode, interfaces, string(first), orDash(s.Options.MSS), orDash(s.Options.WScale),
-		yesNo(s.Options.SACKPerm), yesNo(s.Options.Timestamps), string(s.Source),
+		yesNo(s.Options.SACKPerm), yesNo(s.Options.Timestamps), source(s),
 	}
+}
+
+// source tells where the options are from; of a cached answer also how old it is.
+func source(s protect.Service) string {
+	if s.ProbedAt.IsZero() {
+		return string(s.Source)
+	}
+	return string(s.Source) + ", " + protect.Age(time.Since(s.ProbedAt)) + " old"
 }
 
 var verifyCommand = command{

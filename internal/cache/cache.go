@@ -187,18 +187,22 @@ func (e entry) read() (Key, Answer, error) {
 // Write writes the form that [Parse] reads, one answer on each line, the newest
 // first. Of more than [MaxAnswers] the oldest are left out.
 func (c *Cache) Write(to io.Writer) error {
-	keys := make([]Key, 0, len(c.answers))
-	for k := range c.answers {
-		keys = append(keys, k)
+	type dated struct {
+		Key
+		probed int64
 	}
-	slices.SortFunc(keys, func(x, y Key) int {
-		return cmp.Or(c.answers[y].ProbedAt.Compare(c.answers[x].ProbedAt), x.At.Compare(y.At))
+	keys := make([]dated, 0, len(c.answers))
+	for k, a := range c.answers {
+		keys = append(keys, dated{k, a.ProbedAt.Unix()})
+	}
+	slices.SortFunc(keys, func(x, y dated) int {
+		return cmp.Or(cmp.Compare(y.probed, x.probed), x.At.Compare(y.At), cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Interface, y.Interface))
 	})
 	keys = keys[:min(len(keys), MaxAnswers)]
 	w := bufio.NewWriter(to)
 	fmt.Fprintf(w, "{\"schema\":%d,\"answers\":[", schema)
 	for i, k := range keys {
-		a := c.answers[k]
+		a := c.answers[k.Key]
 		e := entry{
 			k.Namespace, k.At.String(), k.Interface, "",
 			a.MSS, a.WScale, a.SACKPerm, a.Timestamps, a.SYNCookies, a.Speaks, a.ProbedAt,

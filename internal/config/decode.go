@@ -113,11 +113,20 @@ var homes = map[string][]string{
 }
 
 // list returns the values of a list; a single value is a list of one.
-func (d *decoder) list(n ast.Node) []ast.Node {
+func list(n ast.Node) []ast.Node {
 	if s, ok := n.(*ast.SequenceNode); ok {
 		return s.Values
 	}
 	return []ast.Node{n}
+}
+
+// filled is [list] for lists that must not be empty.
+func (d *decoder) filled(n ast.Node, key, want string) []ast.Node {
+	values := list(n)
+	if len(values) == 0 {
+		d.fault(d.at(n), "no-value", want+", or take the line out", "%s is an empty list", key)
+	}
+	return values
 }
 
 // text reads a text; ok is false if it is none.
@@ -130,9 +139,9 @@ func (d *decoder) text(n ast.Node, key, want string) (text string, ok bool) {
 	return s.Value, true
 }
 
-// texts reads a list of texts, each with its place; nothing in it is a fault.
-func (d *decoder) texts(n ast.Node, key, want string, take func(at Place, text string)) {
-	for _, v := range d.list(n) {
+// texts reads texts, each with its place.
+func (d *decoder) texts(values []ast.Node, key, want string, take func(at Place, text string)) {
+	for _, v := range values {
 		if text, ok := d.text(v, key, want); ok {
 			take(d.at(v), text)
 		}

@@ -28,9 +28,13 @@ func (c *Config) Expand(ctx context.Context, resolver target.Resolver) ([]Item, 
 	if err != nil {
 		return nil, err
 	}
+	return expand(ctx, resolver, specs, origins)
+}
+
+func expand(ctx context.Context, resolver target.Resolver, specs []target.Spec, origins []origin) ([]Item, error) {
 	items := make([]Item, 0, len(specs))
 	var faults Faults
-	err = target.Each(ctx, resolver, specs, func(i int, t target.Target) error {
+	err := target.Each(ctx, resolver, specs, func(i int, t target.Target) error {
 		if len(items) == MaxTargets {
 			return alone(origins[i].place, "too-many", "give prefixes instead of single addresses", "more than %d targets", MaxTargets)
 		}
@@ -57,6 +61,26 @@ func (c *Config) Expand(ctx context.Context, resolver target.Resolver) ([]Item, 
 		return nil, err
 	}
 	return items, nil
+}
+
+// Check is [Config.Expand] without asking anybody: names are left out. It
+// returns how many targets there are without them, and how many names.
+func (c *Config) Check() (targets, names int, err error) {
+	specs, origins, err := c.specs()
+	if err != nil {
+		return 0, 0, err
+	}
+	named := map[string]bool{}
+	literal, from := specs[:0], origins[:0]
+	for i, s := range specs {
+		if s.Name != "" {
+			named[s.Name] = true
+			continue
+		}
+		literal, from = append(literal, s), append(from, origins[i])
+	}
+	items, err := expand(context.Background(), nil, literal, from)
+	return len(items), len(named), err
 }
 
 // origin is where a spec is from.

@@ -57,16 +57,18 @@ type Faults struct {
 }
 
 // Error returns a line for each fault. Where there are several, each tells what
-// to do about it, since there is but one hint for all of them.
+// to do about it, unless the one before did: there is but one hint for all.
 func (fs *Faults) Error() string {
 	if len(fs.List) == 1 && fs.More == 0 {
 		return fs.List[0].Error()
 	}
 	lines := make([]string, 0, len(fs.List)+1)
+	said := ""
 	for _, f := range fs.List {
 		line := f.Error()
-		if f.Advice != "" {
+		if f.Advice != said {
 			line += " (" + f.Advice + ")"
+			said = f.Advice
 		}
 		lines = append(lines, line)
 	}

@@ -20,12 +20,20 @@ func Load(path string, in io.Reader) (*Config, error) {
 	return reader{}.load(path, in)
 }
 
+// NameOf returns what the configuration of a path is called in messages.
+func NameOf(path string) string {
+	if path == "-" {
+		return Stdin
+	}
+	return path
+}
+
 func (r reader) load(path string, in io.Reader) (*Config, error) {
-	name, dir := path, filepath.Dir(path)
+	name, dir := NameOf(path), filepath.Dir(path)
 	var text []byte
 	var err error
 	if path == "-" {
-		name, dir = Stdin, ""
+		dir = ""
 		text, err = stream(in, name, maxText)
 	} else {
 		text, err = r.file(path, maxText)

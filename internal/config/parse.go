@@ -80,7 +80,8 @@ func (d *decoder) config(root ast.Node) *Config {
 		d.services(services, base, c)
 	}
 	if include != nil {
-		d.texts(include, "include", `names of files in quotes, such as ["fleet.txt"]`, func(at Place, text string) {
+		const want = `names of files in quotes, such as ["fleet.txt"]`
+		d.texts(d.filled(include, "include", "write "+want), "include", want, func(at Place, text string) {
 			s := base
 			s.Place, s.toSaid = at, at
 			if len(text) > 1 && text[0] == '@' {

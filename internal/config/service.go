@@ -27,7 +27,7 @@ type Service struct {
 
 	destinations []spot
 	ports        []uint16
-	lists        []list
+	lists        []targetList
 	toSaid       Place
 }
 
@@ -37,8 +37,8 @@ type spot struct {
 	place Place
 }
 
-// A list is a file of targets that is named, and where it is.
-type list struct {
+// A targetList is a file of targets that is named, and where it is.
+type targetList struct {
 	path  string // relative to the folder of the configuration, if not absolute
 	place Place
 	specs []target.Spec // that it holds; nil until it is read
@@ -46,9 +46,9 @@ type list struct {
 
 const (
 	nameAdvice   = "use letters, digits, dots, hyphens and underscores, at most 63"
-	portAdvice   = "write ports as numbers from 1 to 65535 or ranges of them, such as [80, 443, 8000-8010]"
-	hostAdvice   = "write addresses, names or prefixes, such as [192.0.2.1, 2001:db8::1, www.example.com, 198.51.100.0/24]"
-	targetAdvice = `write targets as on the command line, such as ["192.0.2.1:80", "[2001:db8::1]:443", "@FILE"]`
+	portAdvice   = "ports as numbers from 1 to 65535 or ranges of them, such as [80, 443, 8000-8010]"
+	hostAdvice   = "addresses, names or prefixes, such as [192.0.2.1, 2001:db8::1, www.example.com, 198.51.100.0/24]"
+	targetAdvice = `targets as on the command line, such as ["192.0.2.1:80", "[2001:db8::1]:443", "@FILE"]`
 )
 
 // service reads one entry of the list of services.
@@ -108,7 +108,7 @@ func isName(text string) bool {
 // hosts reads destinations, which get their ports later.
 func (d *decoder) hosts(n ast.Node) []spot {
 	var found []spot
-	for _, v := range d.list(n) {
+	for _, v := range d.filled(n, "destinations", "write "+hostAdvice) {
 		at := d.at(v)
 		text, ok := "", false
 		if s, nested := v.(*ast.SequenceNode); nested && len(s.Values) == 1 {
@@ -132,7 +132,7 @@ func (d *decoder) hosts(n ast.Node) []spot {
 
 // targets reads targets as on the command line, and the names of lists of them.
 func (d *decoder) targets(n ast.Node, s *Service) {
-	d.texts(n, "targets", targetAdvice, func(at Place, text string) {
+	d.texts(d.filled(n, "targets", "write "+targetAdvice), "targets", targetAdvice, func(at Place, text string) {
 		if path, isList := strings.CutPrefix(text, "@"); isList {
 			d.include(s, at, path)
 			return
@@ -154,7 +154,7 @@ func (d *decoder) include(s *Service, at Place, path string) {
 	case strings.ContainsFunc(path, func(r rune) bool { return !unicode.IsPrint(r) }):
 		d.fault(at, "bad-value", "rename the file", "a list with a name that cannot be printed: %s", quote(path))
 	default:
-		s.lists = append(s.lists, list{path: filepath.Clean(path), place: at})
+		s.lists = append(s.lists, targetList{path: filepath.Clean(path), place: at})
 	}
 }
 
@@ -164,7 +164,7 @@ func (d *decoder) targetFault(at Place, err error) {
 		d.fault(at, "bad-target", e.Advice, "%s", e)
 		return
 	}
-	d.fault(at, "bad-target", targetAdvice, "%s", err)
+	d.fault(at, "bad-target", "write "+targetAdvice, "%s", err)
 }
 
 // ports reads numbers, and ranges of them.
@@ -172,7 +172,7 @@ func (d *decoder) ports(n ast.Node) []uint16 {
 	var ports []uint16
 	var seen [1 << 16]bool
 	const most = 1<<16 - 1
-	for _, v := range d.list(n) {
+	for _, v := range d.filled(n, "ports", "write "+portAdvice) {
 		at := d.at(v)
 		word := ""
 		switch v := v.(type) {
@@ -191,11 +191,11 @@ func (d *decoder) ports(n ast.Node) []uint16 {
 				from, to = word, word
 			}
 		}
-		low, ok := d.decimal(at, strings.TrimSpace(from), "port", portAdvice[len("write "):], 1, most)
+		low, ok := d.decimal(at, strings.TrimSpace(from), "port", portAdvice, 1, most)
 		if !ok {
 			continue
 		}
-		high, ok := d.decimal(at, strings.TrimSpace(to), "port", portAdvice[len("write "):], 1, most)
+		high, ok := d.decimal(at, strings.TrimSpace(to), "port", portAdvice, 1, most)
 		switch {
 		case !ok:
 			continue

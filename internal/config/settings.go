@@ -98,7 +98,7 @@ func (d *decoder) yesNo(n ast.Node, key string, into **bool) {
 // interfaces reads names of interfaces; an empty list means all but lo.
 func (d *decoder) interfaces(n ast.Node) []string {
 	var names []string
-	d.texts(n, "interfaces", "names of interfaces, such as [eth0]", func(at Place, name string) {
+	d.texts(list(n), "interfaces", "names of interfaces, such as [eth0]", func(at Place, name string) {
 		// Whether a name can be that of an interface is known where rules are made.
 		trial := rules.Service{Destination: trialAddr, Port: 1, Hook: rules.Input, Interfaces: []string{name}}
 		switch err := (rules.Policy{Services: []rules.Service{trial}}).Validate(); {

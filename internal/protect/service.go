@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"net/netip"
+	"time"
 
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
@@ -15,6 +16,10 @@ type Source string
 const (
 	Probed Source = "probed"
 	Given  Source = "given"
+	// Configured means that all of them stand in the configuration file.
+	Configured Source = "config"
+	// Cached means that an answer of before was taken.
+	Cached Source = "cached"
 )
 
 // Service is a protected service and where its options come from.
@@ -24,6 +29,9 @@ type Service struct {
 	// ProbeAt is whom to ask for the options; not valid for a prefix without
 	// a server that stands for it.
 	ProbeAt netip.AddrPort `json:"probe_at"`
+	// ProbedAt is when the answer was given that was taken from the cache; zero
+	// unless the source is [Cached].
+	ProbedAt time.Time `json:"probed_at,omitzero"`
 }
 
 // compare orders services by destination and port, so that the order in which
@@ -57,12 +65,13 @@ type serviceJSON struct {
 	Mode        rules.Mode    `json:"mode"`
 	To          string        `json:"to,omitempty"`        // where the connections really go
 	Published   bool          `json:"published,omitempty"` // the host's own rules translate the address
+	ProbedAt    time.Time     `json:"probed_at,omitzero"`  // when the backend gave the answer that was cached
 }
 
 // View returns the service as the JSON output shows it.
 func (s Service) View() any {
 	v := serviceJSON{
-		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source, s.Mode, "", s.Published,
+		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source, s.Mode, "", s.Published, s.ProbedAt,
 	}
 	if s.To.IsValid() {
 		v.To = s.To.String()
