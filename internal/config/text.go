@@ -15,17 +15,22 @@ import (
 )
 
 const (
-	// maxText bounds a configuration, in bytes: some twenty thousand services.
-	maxText = 2 << 20
+	// maxText bounds a configuration, in bytes: some ten thousand services.
+	maxText = 1 << 20
 	// maxDepth bounds how deep it is nested; what has a meaning is six deep.
 	maxDepth = 16
+	// maxTokens bounds words and signs: a target takes two or three.
+	maxTokens = 300_000
+	// maxKeys bounds the keys of a mapping, for which the library takes a time
+	// that grows with their square.
+	maxKeys = 32
 )
 
 const listAdvice = `move its targets to a file with one on each line, and name that: targets: "@FILE"`
 
 // tree reads one YAML document. It bounds what a hostile one can cost before
 // the library, which recurses, builds anything of it: there are no aliases, so
-// that nothing grows, and the depth is limited.
+// that nothing grows, and depth and width are limited.
 func tree(name string, text []byte) (ast.Node, error) {
 	text, err := clean(name, text)
 	if err != nil {
@@ -103,73 +108,112 @@ var refused = map[token.Type][2]string{
 	token.FoldedType:     {"a block of text", "write it on one line"},
 }
 
-// checkTokens refuses what the library would recurse on, and what it refuses
-// itself in words that do not help.
+// checkTokens refuses what the library would recurse on or spend much time with,
+// and what it refuses itself in words that do not help.
 func checkTokens(name string, tokens token.Tokens) error {
-	var depth nesting
+	if len(tokens) > maxTokens {
+		return alone(tokenPlace(name, tokens[maxTokens]), "too-large", listAdvice, "more than %d words and signs", maxTokens)
+	}
+	var n nesting
 	for _, t := range tokens {
 		if what, ok := refused[t.Type]; ok {
 			return alone(tokenPlace(name, t), "not-supported", what[1], "%s, which a configuration cannot have", what[0])
 		}
 		if t.Type == token.InvalidType {
-			advice := "check the quotes and brackets before it"
-			switch value := strings.TrimSpace(t.Value); {
-			case value == "@":
-				advice = `put it in quotes: "@FILE"`
-			case value == "`" || value == "%":
-				advice = "put the text in quotes"
-			}
-			problem := t.Error
-			if problem == "" {
-				problem = "not YAML"
-			}
-			return alone(tokenPlace(name, t), "syntax", advice, "%s", problem)
+			return invalidToken(name, t)
 		}
-		if depth.of(t) > maxDepth {
+		n.next(t)
+		switch {
+		case n.depth() > maxDepth:
 			return alone(tokenPlace(name, t), "too-deep", "see synproxyctl config example", "nested deeper than %d", maxDepth)
+		case n.keys() > maxKeys:
+			return alone(tokenPlace(name, t), "too-many", "see synproxyctl config example", "more than %d keys in one place", maxKeys)
+		case ends(t.PreviousType()) && begins(t.Type):
+			return alone(tokenPlace(name, t), "syntax", "put a comma between them, or take one out", "not YAML: a bracket opens right after one that closes")
 		}
 	}
 	return nil
 }
 
-// nesting measures how deep a document is nested, from its tokens.
-type nesting struct {
-	flow   int
-	blocks []int // the columns of those that are open
-	line   int   // of the last token
-	inLine int   // colons in it
+func begins(t token.Type) bool { return t == token.SequenceStartType || t == token.MappingStartType }
+
+func ends(t token.Type) bool { return t == token.SequenceEndType || t == token.MappingEndType }
+
+// invalidToken tells what the library says of a token, and what to do.
+func invalidToken(name string, t *token.Token) error {
+	advice := "check the quotes and brackets before it"
+	switch strings.TrimSpace(t.Value) {
+	case "@":
+		advice = `put it in quotes: "@FILE"`
+	case "`", "%":
+		advice = "put the text in quotes"
+	}
+	problem := t.Error
+	if problem == "" {
+		problem = "not YAML"
+	}
+	return alone(tokenPlace(name, t), "syntax", advice, "%s", problem)
 }
 
-func (n *nesting) of(t *token.Token) int {
+// nesting measures, from its tokens, how deep a document is nested and how many
+// keys a mapping of it has.
+type nesting struct {
+	flow   []int   // the keys of each bracket that is open
+	blocks []block // that are open
+	line   int     // of the last token
+	inLine int     // colons in it
+}
+
+// block is a list or a mapping without brackets.
+type block struct{ column, keys int }
+
+func (n *nesting) next(t *token.Token) {
 	if t.Position.Line != n.line {
 		n.line, n.inLine = t.Position.Line, 0
 	}
-	opens := false
 	switch t.Type {
 	case token.SequenceStartType, token.MappingStartType:
-		n.flow++
+		n.flow = append(n.flow, 0)
 	case token.SequenceEndType, token.MappingEndType:
-		n.flow--
+		n.flow = n.flow[:max(0, len(n.flow)-1)]
 	case token.CollectEntryType:
 		n.inLine = 0
 	case token.MappingValueType:
 		n.inLine++
-		opens = n.flow == 0
-		if opens && t.Prev != nil {
-			t = t.Prev // the key
+		switch {
+		case len(n.flow) > 0:
+			n.flow[len(n.flow)-1]++
+		case t.Prev != nil:
+			n.open(t.Prev.Position.Column).keys++ // that of the key
 		}
 	case token.SequenceEntryType:
-		opens = true
+		n.open(t.Position.Column)
 	default:
 	}
-	if opens {
-		column := t.Position.Column
-		for len(n.blocks) > 0 && n.blocks[len(n.blocks)-1] >= column {
-			n.blocks = n.blocks[:len(n.blocks)-1]
-		}
-		n.blocks = append(n.blocks, column)
+}
+
+// open returns the block that begins, or goes on, in a column.
+func (n *nesting) open(column int) *block {
+	for len(n.blocks) > 0 && n.blocks[len(n.blocks)-1].column > column {
+		n.blocks = n.blocks[:len(n.blocks)-1]
 	}
-	return n.flow + len(n.blocks) + max(0, n.inLine-1)
+	if len(n.blocks) == 0 || n.blocks[len(n.blocks)-1].column < column {
+		n.blocks = append(n.blocks, block{column: column})
+	}
+	return &n.blocks[len(n.blocks)-1]
+}
+
+func (n *nesting) depth() int { return len(n.flow) + len(n.blocks) + max(0, n.inLine-1) }
+
+func (n *nesting) keys() int {
+	most := 0
+	if len(n.flow) > 0 {
+		most = n.flow[len(n.flow)-1]
+	}
+	if len(n.blocks) > 0 {
+		most = max(most, n.blocks[len(n.blocks)-1].keys)
+	}
+	return most
 }
 
 // syntaxFault tells in our form what the library says.
