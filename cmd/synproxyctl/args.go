@@ -147,6 +147,7 @@ func (l *line) flag(word string, behind []string) (used int, err error) {
 	if f == nil {
 		return 0, l.unknown(name)
 	}
+	name = f.Names()[0]
 	_, boolean := f.(*cli.BoolFlag)
 	switch {
 	case inline:
@@ -161,7 +162,7 @@ func (l *line) flag(word string, behind []string) (used int, err error) {
 	if value, err = canonical(f, value); err != nil {
 		return 0, protect.Errorf(protect.Usage, "--"+name+": "+usageOf(f), "--%s %s: %w", name, quote(value), err)
 	}
-	l.flags = append(l.flags, given{f.Names()[0], value})
+	l.flags = append(l.flags, given{name, value})
 	return used, nil
 }
 

@@ -40,7 +40,7 @@ func TestParseLine(t *testing.T) {
 		"probe --count -1 a":                 "probe count=-1 | a",
 		"probe --count 010 a":                "probe count=10 | a",
 		"probe --timeout -1s":                "probe timeout=-1s",
-		"probe -s 192.0.2.1 a":               "probe s=192.0.2.1 | a",
+		"probe -s 192.0.2.1 a":               "probe source=192.0.2.1 | a",
 		"probe --source=a=b":                 "probe source=a=b",
 		"probe - a":                          "probe | - a",
 		"probe a -- --json -x":               "probe | a --json -x",
