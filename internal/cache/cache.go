@@ -101,15 +101,17 @@ type entry struct {
 
 // Parse reads a cache, an entry at a time. Entries that no probe brings are
 // dropped and counted; a text that is no cache is an error.
-func Parse(r io.Reader) (*Cache, error) {
+func Parse(r io.Reader) (*Cache, error) { return parse(r, MaxAnswers) }
+
+func parse(r io.Reader, most int) (*Cache, error) {
 	dec := json.NewDecoder(r)
 	if err := header(dec); err != nil {
 		return nil, err
 	}
 	c := &Cache{answers: map[Key]Answer{}}
 	for n := 0; dec.More(); n++ {
-		if n == MaxAnswers {
-			return nil, fmt.Errorf("more than %d answers", MaxAnswers)
+		if n == most {
+			return nil, fmt.Errorf("more than %d answers", most)
 		}
 		var e entry
 		err := dec.Decode(&e)
@@ -186,7 +188,9 @@ func (e entry) read() (Key, Answer, error) {
 
 // Write writes the form that [Parse] reads, one answer on each line, the newest
 // first. Of more than [MaxAnswers] the oldest are left out.
-func (c *Cache) Write(to io.Writer) error {
+func (c *Cache) Write(to io.Writer) error { return c.write(to, MaxAnswers) }
+
+func (c *Cache) write(to io.Writer, most int) error {
 	type dated struct {
 		Key
 		probed int64
@@ -198,7 +202,7 @@ func (c *Cache) Write(to io.Writer) error {
 	slices.SortFunc(keys, func(x, y dated) int {
 		return cmp.Or(cmp.Compare(y.probed, x.probed), x.At.Compare(y.At), cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Interface, y.Interface))
 	})
-	keys = keys[:min(len(keys), MaxAnswers)]
+	keys = keys[:min(len(keys), most)]
 	w := bufio.NewWriter(to)
 	fmt.Fprintf(w, "{\"schema\":%d,\"answers\":[", schema)
 	for i, k := range keys {
