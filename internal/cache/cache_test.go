@@ -53,7 +53,9 @@ func TestRoundTrip(t *testing.T) {
 		t.Errorf("the newest is not the first:\n%s", text)
 	}
 	for _, other := range []Key{
-		{"cookie-1", six.At, six.Interface, six.Source}, {six.Namespace, six.At, "", six.Source}, {six.Namespace, six.At, six.Interface, netip.Addr{}},
+		{"cookie-1", six.At, six.Interface, six.Source},
+		{six.Namespace, six.At, "", six.Source},
+		{six.Namespace, six.At, six.Interface, netip.Addr{}},
 		{six.Namespace, netip.MustParseAddrPort("[2001:db8::1]:81"), six.Interface, six.Source},
 	} {
 		if _, ok := got.Get(other); ok {

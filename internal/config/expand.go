@@ -123,7 +123,7 @@ func unresolved(err error, specs []target.Spec, origins []origin) error {
 	var take func(err error)
 	take = func(err error) {
 		var one *target.Error
-		if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree itself is walked
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, e := range joined.Unwrap() {
 				take(e)
 			}

@@ -42,7 +42,7 @@ type Fault struct {
 }
 
 // Error returns the place and the problem.
-func (f *Fault) Error() string { return f.Place.String() + ": " + f.Problem }
+func (f *Fault) Error() string { return fmt.Sprintf("%s: %s", f.Place, f.Problem) }
 
 // Unwrap returns the cause from below.
 func (f *Fault) Unwrap() error { return f.Err }

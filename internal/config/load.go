@@ -94,7 +94,7 @@ func (r reader) list(path string) ([]target.Spec, error) {
 func (fs *Faults) adopt(err error, named Place) {
 	var own *Faults
 	var one *target.Error
-	joined, several := err.(interface{ Unwrap() []error }) //nolint:errorlint // the tree itself is walked
+	joined, several := err.(interface{ Unwrap() []error })
 	switch {
 	case errors.As(err, &own):
 		for _, f := range own.List {

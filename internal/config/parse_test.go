@@ -193,7 +193,7 @@ func TestExample(t *testing.T) {
 	}
 }
 
-// TestDocumented keeps the example and the keys of docs/configuration.md as they are.
+// TestDocumented keeps the examples of docs/configuration.md and README.md right.
 func TestDocumented(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../docs/configuration.md")
@@ -203,7 +203,11 @@ func TestDocumented(t *testing.T) {
 	if !strings.Contains(string(text), "```yaml\n"+Example+"```\n") {
 		t.Error("docs/configuration.md does not show the example as it is")
 	}
-	for _, block := range strings.Split(string(text), "```yaml\n")[1:] {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range strings.Split(string(text)+string(readme), "```yaml\n")[1:] {
 		block, _, _ = strings.Cut(block, "```")
 		if _, err := Parse("docs", []byte(block)); err != nil {
 			t.Errorf("%v in\n%s", err, block)
