@@ -25,6 +25,7 @@ const given = "options: {mss: 1460, wscale: 7, sack_perm: true, timestamps: true
 var corpus = []sample{
 	{name: "least", text: in("targets: 192.0.2.1:80")},
 	{name: "hosts", text: in("destinations: [192.0.2.1, 2001:db8::1, [2001:db8::2], '[2001:db8::3]', www.example.com]", "ports: 80")},
+	{name: "braces in a row", text: "version: 1\nservices: [{destinations: [192.0.2.1, 2001:db8::10, ::7, fd00::], ports: 80}, {targets: [192.0.2.1:81, 192.0.2.2:80], to: 10.0.0.1:80}]\n"},
 	{name: "ports", text: in("destinations: 192.0.2.1", "ports: [80, '443', 8000-8010, 9000 - 9001]")},
 	{name: "all keys", text: in("name: web-1.x_y", "destinations: 192.0.2.1", "ports: 80", "targets: ['192.0.2.2:443']", "interfaces: [eth0, eth1]",
 		"hook: forward", "mode: notrack", "first: client", "to: 10.0.0.1:8080", "probe_at: '10.0.0.1:8080'", given)},
@@ -65,6 +66,8 @@ var corpus = []sample{
 		`2:1: unknown key "service" in the file (did you mean "services"?)`, `3:12: unknown key "mss" in defaults (write it under options:)`,
 		`4:36: unknown key "port" in a service (did you mean "ports"?)`, `4:45: unknown key "sack-perm" in a service (write it under options:)`,
 	}},
+	{name: "no space", text: "version: 1\nservices: [{name:web, targets: 192.0.2.1:80}]\n", want: []string{`2:13: unknown key "name:web" in a service (put a space behind the colon)`}},
+	{name: "no space, JSON", text: `{"version":1,"services":[{"targets":["192.0.2.1:80"],"hook":outside}]}`, want: []string{`1:61: hook is "outside"`}},
 	{name: "no destination", text: in("name: web"), want: []string{"3:5: a service without destinations"}},
 	{name: "no ports", text: in("destinations: 192.0.2.1"), want: []string{"3:5: a service without ports"}, beyond: true}, // defaults may have them
 	{name: "ports of targets", text: in("targets: 192.0.2.1:80", "ports: 443"), want: []string{"4:5: ports without destinations"}},

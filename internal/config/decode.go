@@ -91,6 +91,9 @@ func adviseKey(word string, keys []key) string {
 	for i, k := range keys {
 		names[i] = k.name
 	}
+	if strings.Contains(word, ":") {
+		return "put a space behind the colon"
+	}
 	word = strings.ReplaceAll(strings.ToLower(word), "-", "_")
 	if near := spell.Nearest(word, names); near != "" {
 		return "did you mean " + strconv.Quote(near) + "?"

@@ -36,7 +36,7 @@ func tree(name string, text []byte) (ast.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens := lexer.Tokenize(string(text))
+	tokens := rejoin(lexer.Tokenize(string(text)))
 	if err := checkTokens(name, tokens); err != nil {
 		return nil, err
 	}
@@ -106,6 +106,54 @@ var refused = map[token.Type][2]string{
 	token.DirectiveType:  {"a directive", "leave it away"},
 	token.LiteralType:    {"a block of text", "write it on one line"},
 	token.FoldedType:     {"a block of text", "write it on one line"},
+}
+
+// rejoin puts together what the library takes apart: within braces it takes any
+// colon for the end of a key, though only one before a space is (YAML 1.2,
+// section 7.3.3), and so 2001:db8::1 for a mapping.
+func rejoin(tokens token.Tokens) token.Tokens {
+	whole := make(token.Tokens, 0, len(tokens))
+	for i := 0; i < len(tokens); i++ {
+		t := tokens[i]
+		if i+1 == len(tokens) || t.Type != token.MappingValueType || !isPlain(tokens[i+1]) || !touches(t, tokens[i+1]) {
+			whole = append(whole, t)
+			continue
+		}
+		last := len(whole) - 1
+		value, at := t.Value+tokens[i+1].Value, t.Position
+		switch {
+		case last >= 0 && isPlain(whole[last]) && touches(whole[last], t): // 2001:db8::1
+			value, at = whole[last].Value+value, whole[last].Position
+			whole = whole[:last]
+		case last >= 0 && (begins(whole[last].Type) || whole[last].Type == token.CollectEntryType || whole[last].Type == token.MappingValueType): // ::1
+		default: // "key":value, as in JSON
+			whole = append(whole, t)
+			continue
+		}
+		whole = append(whole, token.String(value, value, at))
+		i++
+	}
+	for i, t := range whole {
+		t.Prev, t.Next = nil, nil
+		if i > 0 {
+			t.Prev, whole[i-1].Next = whole[i-1], t
+		}
+	}
+	return whole
+}
+
+// touches reports whether a token without quotes ends where another begins.
+func touches(t, next *token.Token) bool {
+	return t.Position.Line == next.Position.Line && t.Position.Column+utf8.RuneCountInString(t.Value) == next.Position.Column
+}
+
+// isPlain reports whether a token is a scalar without quotes.
+func isPlain(t *token.Token) bool {
+	switch t.Type {
+	case token.StringType, token.IntegerType, token.FloatType, token.HexIntegerType, token.OctetIntegerType, token.BinaryIntegerType, token.BoolType, token.NullType:
+		return true
+	}
+	return false
 }
 
 // checkTokens refuses what the library would recurse on or spend much time with,
