@@ -59,6 +59,9 @@ A prefix, such as 192.0.2.0/24:443, needs all four options, or --probe-at.`,
 }
 
 func runApply(e env, c *cli.Context) (*answer, error) {
+	if err := alone(c); err != nil {
+		return nil, err
+	}
 	like, err := wishLike(c)
 	if err != nil {
 		return nil, err

@@ -28,6 +28,9 @@ refuse.
 }
 
 func runDoctor(e env, c *cli.Context) (*answer, error) {
+	if err := alone(c); err != nil {
+		return nil, err
+	}
 	like, err := wishLike(c)
 	if err != nil {
 		return nil, err

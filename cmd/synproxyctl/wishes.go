@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -34,11 +35,14 @@ type asked struct {
 // configuration file, and resolves the names.
 func readWishes(e env, c *cli.Context, like protect.Wish) (asked, error) {
 	if !c.IsSet("config") {
+		if c.NArg() == 0 {
+			return asked{}, protect.Errorf(protect.Usage, "for example 192.0.2.1:443, @FILE with one on each line, or -c FILE for a configuration", "no target")
+		}
+		if err := misnamed(c.Args().Slice()); err != nil {
+			return asked{}, err
+		}
 		targets, err := readTargets(c.Context, e, c.Args().Slice(), target.Target.CheckApply)
 		return asked{wishes: wishesFor(like, targets)}, err
-	}
-	if err := alone(c); err != nil {
-		return asked{}, err
 	}
 	file, err := config.Load(c.String("config"), e.in)
 	if err != nil {
@@ -66,8 +70,22 @@ func readWishes(e env, c *cli.Context, like protect.Wish) (asked, error) {
 	return a, nil
 }
 
+// misnamed refuses configuration files that are given as if they were targets.
+func misnamed(words []string) error {
+	for _, word := range words {
+		path := strings.TrimPrefix(word, "@")
+		if ext := strings.ToLower(filepath.Ext(path)); ext == ".yaml" || ext == ".yml" {
+			return protect.Errorf(protect.Usage, "a configuration file is given as: -c "+path, "target %s: looks like a configuration file", quote(word))
+		}
+	}
+	return nil
+}
+
 // alone refuses what a configuration file does not go with.
 func alone(c *cli.Context) error {
+	if !c.IsSet("config") {
+		return nil
+	}
 	const hint = "say it in the file, or leave -c away"
 	if c.NArg() > 0 {
 		return protect.Errorf(protect.Usage, hint, "-c and the target %s exclude each other", quote(c.Args().First()))

@@ -49,6 +49,8 @@ var corpus = []sample{
 	{name: "nothing", text: "", want: []string{"1:1: the file is empty"}},
 	{name: "comment alone", text: "# a\n", want: []string{"1:1: the file is empty"}},
 	{name: "a word", text: "web\n", want: []string{`1:1: the file is the text "web"`}},
+	{name: "a list of targets", text: "192.0.2.1:80 # web\nwww.example.com:443\n", want: []string{"1:1: this is a list of targets, not a configuration (apply takes it as @FILE"}},
+	{name: "one target", text: "192.0.2.1:80\n", want: []string{"1:1: this is a list of targets"}},
 	{name: "a list", text: "- web\n", want: []string{"1:1: the file is a list"}},
 	{name: "no version", text: "services: [{targets: 192.0.2.1:80}]\n", want: []string{"1:1: no version"}},
 	{name: "version 2", text: "version: 2\nservices: [{targets: 192.0.2.1:80}]\n", want: []string{"1:10: version 2 is not known"}},

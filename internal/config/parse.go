@@ -1,9 +1,13 @@
 package config
 
 import (
+	"bytes"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"github.com/synproxyctl/synproxyctl/internal/target"
 )
 
 // Version is the only version of the form of configurations.
@@ -29,6 +33,9 @@ type Config struct {
 // opens no file: what is included is named in the result, and read by [Load].
 // The error is a [*Faults].
 func Parse(name string, text []byte) (*Config, error) {
+	if line := listLine(text); line > 0 {
+		return nil, alone(Place{name, line, 1}, "wrong-type", "apply takes it as @FILE; or name it in a configuration: include: FILE", "this is a list of targets, not a configuration")
+	}
 	root, err := tree(name, text)
 	if err != nil {
 		return nil, err
@@ -95,6 +102,24 @@ func (d *decoder) config(root ast.Node) *Config {
 		d.fault(start, "no-service", "give it services:, or include: with lists of targets; to take a protection away use synproxyctl revert", "nothing to protect")
 	}
 	return c
+}
+
+// listLine returns the line in which a list of targets begins; 0 if the text is
+// no such list. What begins like one cannot be a configuration.
+func listLine(text []byte) int {
+	number := 0
+	for line := range bytes.Lines(text[:min(len(text), maxText)]) {
+		number++
+		word, _, _ := strings.Cut(string(line), "#")
+		if word = strings.TrimSpace(word); word == "" {
+			continue
+		}
+		if _, err := target.Parse(word); err != nil {
+			return 0
+		}
+		return number
+	}
+	return 0
 }
 
 var backends = []string{auto, "iptables", "iptables-nft", "iptables-legacy", "nftables"}
