@@ -112,12 +112,12 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	}
 	cfg.Progress(0, len(w.wishes))
 	services, found, err := protect.Resolve(c.Context, cfg, w.wishes, memory)
+	found = append(found, memory.Findings()...)
+	if !order.DryRun { // what some have answered is kept, though others have not
+		found = append(found, memory.Save(c.Context)...)
+	}
 	if err != nil {
 		return nil, err
-	}
-	found = append(found, memory.Findings()...)
-	if !order.DryRun {
-		found = append(found, memory.Save(c.Context)...)
 	}
 	order.Services, order.Backend, order.Findings = services, backend, found
 	done, err := h.Apply(c.Context, order)

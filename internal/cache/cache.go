@@ -99,24 +99,44 @@ type entry struct {
 	ProbedAt   time.Time `json:"probed_at"`
 }
 
+func entryOf(k Key, a Answer) entry {
+	e := entry{
+		k.Namespace, k.At.String(), k.Interface, "",
+		a.MSS, a.WScale, a.SACKPerm, a.Timestamps, a.SYNCookies, a.Speaks, a.ProbedAt,
+	}
+	if k.Source.IsValid() {
+		e.Source = k.Source.String()
+	}
+	return e
+}
+
 // Parse reads a cache, an entry at a time. Entries that no probe brings are
 // dropped and counted; a text that is no cache is an error.
 func Parse(r io.Reader) (*Cache, error) { return parse(r, MaxAnswers) }
 
 func parse(r io.Reader, most int) (*Cache, error) {
-	dec := json.NewDecoder(r)
-	if err := header(dec); err != nil {
+	c := &Cache{answers: map[Key]Answer{}}
+	var err error
+	if c.Dropped, err = each(r, most, c.Put); err != nil {
 		return nil, err
 	}
-	c := &Cache{answers: map[Key]Answer{}}
+	return c, nil
+}
+
+// each reads a cache and hands on its answers, one at a time.
+func each(r io.Reader, most int, take func(Key, Answer)) (dropped int, err error) {
+	dec := json.NewDecoder(r)
+	if err := header(dec); err != nil {
+		return 0, err
+	}
 	for n := 0; dec.More(); n++ {
 		if n == most {
-			return nil, fmt.Errorf("more than %d answers", most)
+			return 0, fmt.Errorf("more than %d answers", most)
 		}
 		var e entry
 		err := dec.Decode(&e)
 		if wrong := (*json.SyntaxError)(nil); errors.As(err, &wrong) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%w: %w", errForm, err)
+			return 0, fmt.Errorf("%w: %w", errForm, err)
 		}
 		var k Key
 		var a Answer
@@ -124,20 +144,20 @@ func parse(r io.Reader, most int) (*Cache, error) {
 			k, a, err = e.read()
 		}
 		if err != nil {
-			c.Dropped++
+			dropped++
 			continue
 		}
-		c.answers[k] = a
+		take(k, a)
 	}
 	for _, want := range []json.Delim{']', '}'} {
 		if t, err := dec.Token(); err != nil || t != want {
-			return nil, errForm
+			return 0, errForm
 		}
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errForm
+		return 0, errForm
 	}
-	return c, nil
+	return dropped, nil
 }
 
 // header reads what stands before the answers.
@@ -188,9 +208,11 @@ func (e entry) read() (Key, Answer, error) {
 
 // Write writes the form that [Parse] reads, one answer on each line, the newest
 // first. Of more than [MaxAnswers] the oldest are left out.
-func (c *Cache) Write(to io.Writer) error { return c.write(to, MaxAnswers) }
+func (c *Cache) Write(to io.Writer) error { return c.write(to, nil, MaxAnswers) }
 
-func (c *Cache) write(to io.Writer, most int) error {
+// write also writes what an older cache has, if it is not nil, as it is read: it
+// is never in memory as a whole. What of it is damaged ends it.
+func (c *Cache) write(to io.Writer, older io.Reader, most int) error {
 	type dated struct {
 		Key
 		probed int64
@@ -202,28 +224,33 @@ func (c *Cache) write(to io.Writer, most int) error {
 	slices.SortFunc(keys, func(x, y dated) int {
 		return cmp.Or(cmp.Compare(y.probed, x.probed), x.At.Compare(y.At), cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Interface, y.Interface))
 	})
-	keys = keys[:min(len(keys), most)]
 	w := bufio.NewWriter(to)
 	fmt.Fprintf(w, "{\"schema\":%d,\"answers\":[", schema)
-	for i, k := range keys {
-		a := c.answers[k.Key]
-		e := entry{
-			k.Namespace, k.At.String(), k.Interface, "",
-			a.MSS, a.WScale, a.SACKPerm, a.Timestamps, a.SYNCookies, a.Speaks, a.ProbedAt,
+	n := 0
+	var failed error
+	put := func(k Key, a Answer) {
+		line, err := json.Marshal(entryOf(k, a))
+		if err != nil || n == most {
+			failed = cmp.Or(failed, err)
+			return
 		}
-		if k.Source.IsValid() {
-			e.Source = k.Source.String()
-		}
-		line, err := json.Marshal(e)
-		if err != nil {
-			return err
-		}
-		if i > 0 {
+		if n > 0 {
 			_ = w.WriteByte(',') // Flush tells
 		}
+		n++
 		_ = w.WriteByte('\n')
 		_, _ = w.Write(line)
 	}
+	for _, k := range keys {
+		put(k.Key, c.answers[k.Key])
+	}
+	if older != nil {
+		_, _ = each(older, most, func(k Key, a Answer) {
+			if _, newer := c.answers[k]; !newer {
+				put(k, a)
+			}
+		})
+	}
 	_, _ = w.WriteString("\n]}\n")
-	return w.Flush()
+	return cmp.Or(failed, w.Flush())
 }

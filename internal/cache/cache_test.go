@@ -131,7 +131,7 @@ func TestBound(t *testing.T) {
 	a.ProbedAt = moment.Add(-time.Hour)
 	c.Put(oldest, a)
 	var b strings.Builder
-	if err := c.write(&b, most); err != nil {
+	if err := c.write(&b, nil, most); err != nil {
 		t.Fatal(err)
 	}
 	got, err := parse(strings.NewReader(b.String()), most)
@@ -143,6 +143,24 @@ func TestBound(t *testing.T) {
 	}
 	if _, err := parse(strings.NewReader(b.String()), most-1); err == nil {
 		t.Error("more than the most were read")
+	}
+	// What is new comes first, and what is too much of the old goes.
+	var newer Cache
+	for i := range uint16(3) {
+		newer.Put(Key{At: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), i+1)}, Answer{ProbedAt: moment.Add(time.Hour)})
+	}
+	var both strings.Builder
+	if err := newer.write(&both, strings.NewReader(b.String()), most); err != nil {
+		t.Fatal(err)
+	}
+	got, err = parse(strings.NewReader(both.String()), most)
+	if err != nil || got.Len() != most {
+		t.Fatalf("%d, %v", got.Len(), err)
+	}
+	for k := range newer.answers {
+		if _, ok := got.Get(k); !ok {
+			t.Errorf("%v is lost", k)
+		}
 	}
 }
 

@@ -34,13 +34,7 @@ func (d Dir) Path() string { return filepath.Join(string(d), "probes.json") }
 // Load returns what is remembered; of a directory or file that is not there,
 // nothing. An error means that what is there is damaged, or could be another's.
 func (d Dir) Load() (*Cache, error) {
-	if err := d.check(); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return &Cache{}, nil
-		}
-		return nil, err
-	}
-	f, err := os.OpenFile(d.Path(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := d.open()
 	if errors.Is(err, fs.ErrNotExist) {
 		return &Cache{}, nil
 	}
@@ -48,6 +42,22 @@ func (d Dir) Load() (*Cache, error) {
 		return nil, err
 	}
 	defer f.Close()
+	c, err := Parse(bufio.NewReader(io.LimitReader(f, maxFile)))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.Path(), err)
+	}
+	return c, nil
+}
+
+// open opens the file of the cache, if it is one that only we write to.
+func (d Dir) open() (*os.File, error) {
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(d.Path(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
 	fi, err := f.Stat()
 	if err == nil {
 		err = own.Check(fi)
@@ -59,13 +69,10 @@ func (d Dir) Load() (*Cache, error) {
 		err = fmt.Errorf("larger than %d bytes", maxFile)
 	}
 	if err != nil {
+		f.Close()
 		return nil, fmt.Errorf("%s: %w", d.Path(), err)
 	}
-	c, err := Parse(bufio.NewReader(io.LimitReader(f, maxFile)))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.Path(), err)
-	}
-	return c, nil
+	return f, nil
 }
 
 // check checks that the directory is one that only we write to.
@@ -100,19 +107,17 @@ func (d Dir) Add(ctx context.Context, more *Cache) error {
 		return fmt.Errorf("lock %s: %w", lock.Path(), err)
 	}
 	defer lock.Close()
-	all, err := d.Load()
-	if err != nil {
-		all = &Cache{} // what it held is asked for anew
-	}
-	for k, a := range more.answers {
-		all.Put(k, a)
+	var older io.Reader
+	if old, err := d.open(); err == nil { // else what it held is asked for anew
+		defer old.Close()
+		older = bufio.NewReader(io.LimitReader(old, maxFile))
 	}
 	f, err := renameio.NewPendingFile(d.Path(), renameio.WithPermissions(0o600), renameio.IgnoreUmask(), renameio.WithTempDir(string(d)))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Cleanup() }() // nothing, once it has its name
-	if err := all.Write(f); err != nil {
+	if err := more.write(f, older, MaxAnswers); err != nil {
 		return err
 	}
 	return f.CloseAtomicallyReplace()

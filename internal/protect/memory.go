@@ -71,7 +71,9 @@ func (m *Memory) Save(ctx context.Context) []Finding {
 	if m == nil || m.learned.Len() == 0 {
 		return nil
 	}
-	if err := m.dir.Add(ctx, &m.learned); err != nil {
+	learned := m.learned
+	m.learned, m.known = cache.Cache{}, nil
+	if err := m.dir.Add(ctx, &learned); err != nil {
 		return []Finding{finding(Info, "cache-unwritten", "look after "+string(m.dir)+", which belongs to the user that runs synproxyctl",
 			"the answers of the backends are not kept for apply --cached: %v", err)}
 	}

@@ -149,12 +149,14 @@ func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Servic
 	if err != nil {
 		return nil, fmt.Errorf("probe: %w", err)
 	}
+	for k, i := range asked {
+		memory.learn(cfg, services[i].ProbeAt, results[k])
+	}
 	var found []Finding
 	for k, i := range asked {
 		if err := wishes[i].answered(&services[i], results[k]); err != nil {
 			return nil, err
 		}
-		memory.learn(cfg, services[i].ProbeAt, results[k])
 		if r := results[k]; !r.Consistent {
 			found = append(found, finding(Warn, "pool-differs", "give all its servers the same buffers and options; or say what holds for all: --mss, --wscale, --sack-perm, --timestamps",
 				"%s: %d different answers in %d samples; what is announced is safe for those", wishes[i].Name, len(r.Variants), r.Samples))
