@@ -109,12 +109,14 @@ func (fs *Faults) err() error {
 	if len(fs.List) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(fs.List, func(a, b *Fault) int {
-		// What is read first comes first: the file, then its lists in their order.
-		if a.File != b.File {
-			return 0
+	rank := map[string]int{} // the file, then its lists in their order
+	for _, f := range fs.List {
+		if _, known := rank[f.File]; !known {
+			rank[f.File] = len(rank)
 		}
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	}
+	slices.SortStableFunc(fs.List, func(a, b *Fault) int {
+		return cmp.Or(cmp.Compare(rank[a.File], rank[b.File]), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
 	return fs
 }

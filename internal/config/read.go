@@ -6,9 +6,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/synproxyctl/synproxyctl/internal/own"
 )
 
 // Stdin is what standard input is called in messages.
@@ -65,20 +66,13 @@ func (r reader) file(path string, most int64) ([]byte, error) {
 			err = errChanged
 		}
 	}
-	if err != nil || int64(len(text)) != before.Size() || !unchanged(before, after) {
+	if err != nil || int64(len(text)) != before.Size() || !own.Unchanged(before, after) {
 		return nil, alone(at, "changed", "run the command again when it is written; best write a new file and rename it", "was changed while it was read")
 	}
 	return text, nil
 }
 
 var errChanged = errors.New("changed")
-
-// unchanged tells from what the kernel knows of a file whether it was written to.
-func unchanged(before, after fs.FileInfo) bool {
-	a, aok := before.Sys().(*syscall.Stat_t)
-	b, bok := after.Sys().(*syscall.Stat_t)
-	return aok && bok && before.Size() == after.Size() && a.Mtim == b.Mtim && a.Ctim == b.Ctim
-}
 
 // stream returns what a stream holds.
 func stream(in io.Reader, name string, most int64) ([]byte, error) {

@@ -1,4 +1,5 @@
-// Package own tells whether a file or directory is ours alone: what such files
+// Package own tells whether what a file says can be relied upon: whether it is
+// ours alone, and whether it stayed as it was while it was read. What such files
 // say is acted on with the rights of root.
 package own
 
@@ -25,4 +26,12 @@ func Check(fi fs.FileInfo) error {
 		return errors.New("has another name elsewhere")
 	}
 	return nil
+}
+
+// Unchanged tells from what the kernel knows of an open file, before and after
+// it was read, whether nobody wrote to it meanwhile.
+func Unchanged(before, after fs.FileInfo) bool {
+	a, aok := before.Sys().(*syscall.Stat_t)
+	b, bok := after.Sys().(*syscall.Stat_t)
+	return aok && bok && before.Size() == after.Size() && a.Mtim == b.Mtim && a.Ctim == b.Ctim
 }

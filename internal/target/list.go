@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/synproxyctl/synproxyctl/internal/own"
 )
 
 // maxLine bounds a line of a list, in bytes: a host and some thousand ports.
@@ -59,18 +61,42 @@ func readWord(word string, in io.Reader) ([]Spec, error) {
 	case word == "@":
 		return nil, &Error{Problem: "no file after @", Advice: "write @FILE, with one target per line in FILE"}
 	case isFile:
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, &Error{Where: path, Problem: "cannot open the list of targets", Advice: "check the path and its permissions", Err: errnoOf(err)}
-		}
-		defer file.Close()
-		return ParseList(file, path)
+		return readFile(path, nil)
 	}
 	spec, err := Parse(word)
 	if err != nil {
 		return nil, err
 	}
 	return []Spec{spec}, nil
+}
+
+// readFile reads a list from a file, or from whatever else has a path. Half of a
+// plain file that is being written is a fault. If between is set it is called
+// before the end is looked at: tests change the file then.
+func readFile(path string, between func()) ([]Spec, error) {
+	cannot := func(err error) ([]Spec, error) {
+		return nil, &Error{Where: path, Problem: "cannot open the list of targets", Advice: "check the path and its permissions", Err: errnoOf(err)}
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return cannot(err)
+	}
+	defer file.Close()
+	before, err := file.Stat()
+	if err != nil {
+		return cannot(err)
+	}
+	specs, err := ParseList(file, path)
+	if !before.Mode().IsRegular() {
+		return specs, err
+	}
+	if between != nil {
+		between()
+	}
+	if after, serr := file.Stat(); serr != nil || !own.Unchanged(before, after) {
+		return nil, &Error{Where: path, Problem: "was changed while it was read", Advice: "run the command again when it is written; best write a new file and rename it"}
+	}
+	return specs, err
 }
 
 // ParseList reads one target per line; # starts a comment, blank lines and the
