@@ -71,15 +71,22 @@ func (c *Config) Check() (targets, names int, err error) {
 		return 0, 0, err
 	}
 	named := map[string]bool{}
-	literal, from := specs[:0], origins[:0]
-	for i, s := range specs {
+	for _, s := range specs {
 		if s.Name != "" {
 			named[s.Name] = true
-			continue
 		}
-		literal, from = append(literal, s), append(from, origins[i])
 	}
-	items, err := expand(context.Background(), nil, literal, from)
+	if len(named) > 0 { // the specs are not ours to change
+		var literal []target.Spec
+		var from []origin
+		for i, s := range specs {
+			if s.Name == "" {
+				literal, from = append(literal, s), append(from, origins[i])
+			}
+		}
+		specs, origins = literal, from
+	}
+	items, err := expand(context.Background(), nil, specs, origins)
 	return len(items), len(named), err
 }
 
@@ -103,7 +110,13 @@ func (c *Config) specs() ([]target.Spec, []origin, error) {
 			total += len(l.specs)
 		}
 	}
-	specs, origins := make([]target.Spec, 0, total), make([]origin, 0, total)
+	var specs []target.Spec
+	if len(c.Services) == 1 && len(c.Services[0].destinations) == 0 && len(c.Services[0].lists) == 1 {
+		specs = c.Services[0].lists[0].specs[:0] // a very long one is not copied
+	} else {
+		specs = make([]target.Spec, 0, total)
+	}
+	origins := make([]origin, 0, total)
 	for _, s := range c.Services {
 		for _, d := range s.destinations {
 			specs, origins = append(specs, d.Spec), append(origins, origin{s, d.place})

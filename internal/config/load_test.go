@@ -93,6 +93,24 @@ func TestExpand(t *testing.T) {
 	}
 }
 
+// TestCheckThenExpand looks at one list twice.
+func TestCheckThenExpand(t *testing.T) {
+	t.Parallel()
+	dir := folder(t, map[string]string{"config": "version: 1\ninclude: list\n", "list": "www.example.com:80\n192.0.2.5:80\n"})
+	c, err := Load(filepath.Join(dir, "config"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if targets, n, err := c.Check(); targets != 1 || n != 1 || err != nil {
+			t.Errorf("Check: %d targets, %d names, %v", targets, n, err)
+		}
+		if items, err := c.Expand(t.Context(), names{"www.example.com": {"192.0.2.1"}}); err != nil || len(items) != 2 || items[0].String() != "192.0.2.1:80" || items[1].String() != "192.0.2.5:80" {
+			t.Errorf("Expand: %v, %v", items, err)
+		}
+	}
+}
+
 func TestExpandFaults(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

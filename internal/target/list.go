@@ -109,6 +109,10 @@ func ParseList(r io.Reader, name string) ([]Spec, error) {
 		specs  []Spec
 		faults []error
 	)
+	if known, ok := r.(interface{ Len() int }); ok {
+		const short = 16 // bytes of a line; of shorter ones the list grows
+		specs = make([]Spec, 0, min(MaxTargets, known.Len()/short))
+	}
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxLine)
 	number := 0
