@@ -36,7 +36,7 @@ type env struct {
 
 // commands are all that there are.
 func commands() []command {
-	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, doctorCommand, confirmCommand, revertCommand, demoCommand, guardCommand}
+	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, doctorCommand, configCheckCommand, configExampleCommand, configSchemaCommand, confirmCommand, revertCommand, demoCommand, guardCommand}
 }
 
 // action does the work of one command.
@@ -108,9 +108,12 @@ func (c command) all() []cli.Flag { return append(c.flags[:len(c.flags):len(c.fl
 func (l line) do(ctx context.Context, e env) (*answer, error) {
 	switch {
 	case l.help:
-		return helpAnswer(l.command), nil
+		return helpAnswer(l.command, l.group), nil
 	case l.version:
 		return versionAnswer(), nil
+	case l.command == nil && l.group != "":
+		members := membersOf(l.group, commands())
+		return nil, protect.Errorf(protect.Usage, "give one of "+strings.Join(members, ", ")+"; or see synproxyctl "+l.group+" "+members[0]+" --help", "%s: which?", l.group)
 	case l.command == nil:
 		return nil, protect.Errorf(protect.Usage, "give one of "+strings.Join(names(commands()), ", ")+"; or see synproxyctl --help", "no command")
 	case l.command.args == "" && len(l.args) > 0:

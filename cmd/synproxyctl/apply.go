@@ -11,25 +11,33 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/synproxyctl/synproxyctl/internal/protect"
-	"github.com/synproxyctl/synproxyctl/internal/target"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 var applyCommand = command{
-	name: "apply", usage: "protect exactly the given services", args: "TARGET...",
+	name: "apply", usage: "protect exactly the given services", args: "TARGET... | -c FILE",
 	help: `What is given replaces what was protected before; the same again changes nothing.
 TCP options that are not given are probed; a backend that does not answer stops everything before anything is touched.
+
+With -c, the services are exactly those of a file; see synproxyctl config example. What backends answer is kept in ` + protect.StateDir + `,
+for --cached and --max-age.
+
 
 ` + targetHelp + `
 A prefix, such as 192.0.2.0/24:443, needs all four options, or --probe-at.`,
 	examples: `
   synproxyctl apply 192.0.2.1:80,443 [2001:db8::1]:443 --dry-run
   synproxyctl apply @services.txt --interface eth0
+  synproxyctl apply -c /etc/synproxyctl/config.yaml
+  synproxyctl apply -c config.yaml --cached           at boot: asks nobody
   synproxyctl apply 192.0.2.0/24:443 --probe-at 192.0.2.7:443
   synproxyctl apply 192.0.2.1:22 --first server \
       --mss 1460 --wscale 7 --sack-perm --timestamps  without a probe
 `,
 	flags: append(probeFlags(),
+		configFlag(),
+		&cli.BoolFlag{Name: "cached", DisableDefaultText: true, Usage: "ask no backend: take what it answered before, however old, or as old as --max-age allows; exit 3 if a service has no such answer"},
+		&cli.DurationFlag{Name: "max-age", DefaultText: "0: ask all", Usage: "do not ask a backend again that answered within this time, 1s to 87600h"},
 		interfaceFlag(),
 		hookFlag(),
 		&cli.IntFlag{Name: "mss", DefaultText: "probed", Usage: "maximum segment size, 88 to 65495"},
@@ -52,6 +60,9 @@ A prefix, such as 192.0.2.0/24:443, needs all four options, or --probe-at.`,
 }
 
 func runApply(e env, c *cli.Context) (*answer, error) {
+	if err := alone(c); err != nil {
+		return nil, err
+	}
 	like, err := wishLike(c)
 	if err != nil {
 		return nil, err
@@ -66,7 +77,6 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Connect = like.First == ""
 	h, err := host(c)
 	if err != nil {
 		return nil, err
@@ -79,21 +89,36 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if !c.Bool("json") { // what reads it finds them in the object
 		h.Announce = func(fs []protect.Finding) { announce(e.err, fs) }
 	}
-	targets, err := readTargets(c.Context, e, c.Args().Slice(), target.Target.CheckApply)
+	w, err := readWishes(e, c, like)
 	if err != nil {
 		return nil, err
 	}
-	if !like.ProbeAt.IsValid() {
-		if err := checkSource(cfg.Source, targets); err != nil {
-			return nil, err
-		}
+	if w.backend != "" {
+		backend = w.backend
+	}
+	if w.rate > 0 {
+		cfg.Rate = w.rate
+	}
+	if order.Warmup == nil {
+		order.Warmup = w.warmup
+	}
+	cfg.Connect = slices.ContainsFunc(w.wishes, func(w protect.Wish) bool { return w.First == "" })
+	if err := checkSource(cfg.Source, w.wishes); err != nil {
+		return nil, err
+	}
+	memory, err := memoryLike(c)
+	if err != nil {
+		return nil, err
 	}
 	if err := h.Ready(backend); err != nil {
 		return nil, err
 	}
-	wishes := wishesFor(like, targets)
-	cfg.Stage("probing", 0, len(wishes))
-	services, found, err := h.Resolve(c.Context, cfg, wishes)
+	cfg.Stage("probing", 0, len(w.wishes))
+	services, found, err := h.Resolve(c.Context, cfg, w.wishes, memory)
+	found = append(found, memory.Findings()...)
+	if !order.DryRun { // what some have answered is kept, though others have not
+		found = append(found, memory.Save(c.Context)...)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -103,16 +128,6 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 		return nil, err
 	}
 	return &answer{result: done, text: func(w io.Writer, p paint) { writeApplied(w, p, done, c.Bool("diff"), c.Bool("all")) }}, nil
-}
-
-// wishesFor asks the same of each target.
-func wishesFor(like protect.Wish, targets []target.Target) []protect.Wish {
-	wishes := make([]protect.Wish, len(targets))
-	for i, t := range targets {
-		wishes[i] = like
-		wishes[i].Name, wishes[i].Destination, wishes[i].Port = nameOf(t), t.Prefix, t.Port
-	}
-	return wishes
 }
 
 // orderLike reads how the change shall be made.

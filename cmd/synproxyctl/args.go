@@ -19,6 +19,7 @@ import (
 // takes flags behind the first argument for arguments, silently.
 type line struct {
 	command       *command // nil if none is named
+	group         string   // the first word of a command whose second is not yet there
 	flags         []given
 	args          []string
 	help, version bool
@@ -51,14 +52,45 @@ func parseLine(words []string, known []command) (line, error) {
 		case word == "version":
 			l.version = true
 		default:
-			i := slices.IndexFunc(known, func(c command) bool { return c.name == word })
-			if i < 0 {
-				return l, protect.Errorf(protect.Usage, suggest(word, "", names(known), "see synproxyctl --help"), "unknown command %s", quote(word))
+			if err := l.take(word, known); err != nil {
+				return l, err
 			}
-			l.command = &known[i]
 		}
 	}
 	return l, nil
+}
+
+// take takes a word that must be, or complete, the name of a command. Some
+// commands have names of two words, of which the first is that of their group.
+func (l *line) take(word string, known []command) error {
+	full := word
+	if l.group != "" {
+		full = l.group + " " + word
+	}
+	if i := slices.IndexFunc(known, func(c command) bool { return c.name == full }); i >= 0 {
+		l.command, l.group = &known[i], ""
+		return nil
+	}
+	switch {
+	case l.group != "":
+		members := membersOf(l.group, known)
+		return protect.Errorf(protect.Usage, suggest(word, "", members, "give one of "+strings.Join(members, ", ")), "%s: unknown command %s", l.group, quote(word))
+	case len(membersOf(word, known)) > 0:
+		l.group = word
+		return nil
+	}
+	return protect.Errorf(protect.Usage, suggest(word, "", names(known), "see synproxyctl --help"), "unknown command %s", quote(word))
+}
+
+// membersOf returns the second words of the commands of a group.
+func membersOf(group string, known []command) []string {
+	var members []string
+	for _, c := range known {
+		if member, ok := strings.CutPrefix(c.name, group+" "); ok {
+			members = append(members, member)
+		}
+	}
+	return members
 }
 
 // name returns the name of the command for the JSON output; empty if there is none.
@@ -115,6 +147,7 @@ func (l *line) flag(word string, behind []string) (used int, err error) {
 	if f == nil {
 		return 0, l.unknown(name)
 	}
+	name = f.Names()[0]
 	_, boolean := f.(*cli.BoolFlag)
 	switch {
 	case inline:
@@ -219,11 +252,13 @@ func wantsJSON(words []string) bool {
 	return wanted
 }
 
+// names returns the first words of all commands.
 func names(all []command) []string {
 	var list []string
 	for _, c := range all {
-		if !c.hidden {
-			list = append(list, c.name)
+		name, _, _ := strings.Cut(c.name, " ")
+		if !c.hidden && !slices.Contains(list, name) {
+			list = append(list, name)
 		}
 	}
 	return list

@@ -40,7 +40,7 @@ func TestParseLine(t *testing.T) {
 		"probe --count -1 a":                 "probe count=-1 | a",
 		"probe --count 010 a":                "probe count=10 | a",
 		"probe --timeout -1s":                "probe timeout=-1s",
-		"probe -s 192.0.2.1 a":               "probe s=192.0.2.1 | a",
+		"probe -s 192.0.2.1 a":               "probe source=192.0.2.1 | a",
 		"probe --source=a=b":                 "probe source=a=b",
 		"probe - a":                          "probe | - a",
 		"probe a -- --json -x":               "probe | a --json -x",
@@ -162,17 +162,6 @@ func TestSuggest(t *testing.T) {
 	}
 	if got := suggest("cuont", "--", []string{"count"}, ""); got != "did you mean --count?" {
 		t.Error(got)
-	}
-}
-
-func TestDistance(t *testing.T) {
-	t.Parallel()
-	for pair, want := range map[[2]string]int{
-		{"", ""}: 0, {"a", ""}: 1, {"", "abc"}: 3, {"abc", "abc"}: 0, {"kitten", "sitting"}: 3, {"flaw", "lawn"}: 2, {"ab", "ba"}: 2,
-	} {
-		if got := distance(pair[0], pair[1]); got != want || distance(pair[1], pair[0]) != want {
-			t.Errorf("%q: %d, want %d", pair, got, want)
-		}
 	}
 }
 

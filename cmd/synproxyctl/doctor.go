@@ -7,12 +7,11 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/synproxyctl/synproxyctl/internal/protect"
-	"github.com/synproxyctl/synproxyctl/internal/target"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 var doctorCommand = command{
-	name: "doctor", usage: "tell what of this host would break or weaken the protection", args: "[TARGET...]",
+	name: "doctor", usage: "tell what of this host would break or weaken the protection", args: "[TARGET... | -c FILE]",
 	help: `Follows every packet of the protection through the rules of others (iptables, nft, ufw, firewalld, Docker), and
 looks at routes, settings, tables and the kernel, before anything is applied. Names the rule or setting, and the mend.
 Without a TARGET it is about what is protected now. Changes nothing; exits 3 if something is fatal: apply would
@@ -21,13 +20,17 @@ refuse.
 ` + targetHelp,
 	examples: `
   synproxyctl doctor 192.0.2.1:443 [2001:db8::1]:443
+  synproxyctl doctor -c /etc/synproxyctl/config.yaml
   synproxyctl doctor --json | jq -r '.findings[].message'
 `,
-	flags: []cli.Flag{interfaceFlag(), hookFlag(), modeFlag(), toFlag(), backendFlag()},
+	flags: []cli.Flag{configFlag(), interfaceFlag(), hookFlag(), modeFlag(), toFlag(), backendFlag()},
 	do:    runDoctor,
 }
 
 func runDoctor(e env, c *cli.Context) (*answer, error) {
+	if err := alone(c); err != nil {
+		return nil, err
+	}
 	like, err := wishLike(c)
 	if err != nil {
 		return nil, err
@@ -44,16 +47,22 @@ func runDoctor(e env, c *cli.Context) (*answer, error) {
 		return nil, err
 	}
 	var services []protect.Service
-	if c.NArg() > 0 {
-		targets, err := readTargets(c.Context, e, c.Args().Slice(), target.Target.CheckApply)
+	if c.NArg() > 0 || c.IsSet("config") {
+		w, err := readWishes(e, c, like)
 		if err != nil {
 			return nil, err
+		}
+		if w.backend != "" {
+			backend = w.backend
 		}
 		// The options make no difference here; for a prefix they need not be known.
 		mss := uint16(1460)
 		yes, scale := true, uint8(0)
-		like.MSS, like.WScale, like.SACKPerm, like.Timestamps = &mss, &scale, &yes, &yes
-		if services, _, err = h.Sketch(c.Context, wishesFor(like, targets)); err != nil {
+		for i := range w.wishes {
+			w := &w.wishes[i]
+			w.MSS, w.WScale, w.SACKPerm, w.Timestamps = &mss, &scale, &yes, &yes
+		}
+		if services, _, err = h.Sketch(c.Context, w.wishes); err != nil {
 			return nil, err
 		}
 	}

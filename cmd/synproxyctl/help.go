@@ -12,13 +12,17 @@ import (
 // columns is the width that help keeps to: that of the narrowest terminal.
 const columns = 80
 
-// helpAnswer is the help of a command, or of the tool if there is none.
-func helpAnswer(c *command) *answer {
+// helpAnswer is the help of a command, of the commands of a group, or of the
+// tool if there is neither.
+func helpAnswer(c *command, group string) *answer {
 	var b strings.Builder
-	if c == nil {
-		writeOverview(&b, commands())
-	} else {
+	switch {
+	case c != nil:
 		writeHelp(&b, *c)
+	case group != "":
+		writeGroup(&b, group, commands())
+	default:
+		writeOverview(&b, commands())
 	}
 	return textAnswer(struct {
 		Text string `json:"text"`
@@ -44,7 +48,7 @@ Commands:
 `)
 	for _, c := range all {
 		if !c.hidden {
-			writeItem(w, 10, c.name, c.usage)
+			writeItem(w, 16, c.name, c.usage)
 		}
 	}
 	fmt.Fprint(w, "\nFlags of every command:\n")
@@ -62,6 +66,16 @@ Exit status: 0 done, 1 failed and rolled back, 2 bad usage, 3 the honest no,
 4 not permitted, 5 not supported or a conflict, 6 the rollback failed too,
 130 interrupted and rolled back.
 `)
+}
+
+func writeGroup(w io.Writer, group string, all []command) {
+	fmt.Fprintf(w, "Usage: synproxyctl %s COMMAND [FLAG...]\n\nCommands:\n", group)
+	for _, c := range all {
+		if strings.HasPrefix(c.name, group+" ") {
+			writeItem(w, 16, c.name, c.usage)
+		}
+	}
+	fmt.Fprintf(w, "\nMore on a command: synproxyctl help %s COMMAND\n", group)
 }
 
 func writeHelp(w io.Writer, c command) {
@@ -88,6 +102,9 @@ func writeFlags(w io.Writer, flags []cli.Flag) {
 	heads, width := make([]string, len(flags)), 0
 	for i, f := range flags {
 		heads[i] = "--" + f.Names()[0]
+		for _, alias := range f.Names()[1:] {
+			heads[i] += ", -" + alias
+		}
 		if value := valueOf(f); value != "" {
 			heads[i] += " " + value
 		}

@@ -71,12 +71,12 @@ func runProbe(e env, c *cli.Context) (*answer, error) {
 	if err := kernel.Require(kernel.NetRaw); err != nil {
 		return nil, protect.Errorf(protect.Permission, "run it as root (sudo), or: setcap cap_net_raw+ep synproxyctl", "probing needs a raw socket: %w", err)
 	}
-	if err := checkSource(cfg.Source, targets); err != nil {
-		return nil, err
-	}
 	saveMemory(len(targets))
 	asked := make([]probe.Target, len(targets))
 	for i, t := range targets {
+		if cfg.Source.IsValid() && cfg.Source.Is4() != t.Prefix.Addr().Is4() {
+			return nil, otherFamily(cfg.Source, nameOf(t))
+		}
 		asked[i] = probe.Target{Name: nameOf(t), Addr: t.AddrPort()}
 	}
 	cfg.Stage("probing", 0, len(asked))

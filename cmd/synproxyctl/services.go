@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -95,10 +96,18 @@ func serviceRow(s *protect.Service) []string {
 	}
 	row := []string{
 		printable(name), string(s.Hook), mode, interfaces, string(first), orDash(s.Options.MSS), orDash(s.Options.WScale),
-		yesNo(s.Options.SACKPerm), yesNo(s.Options.Timestamps), string(s.Source),
+		yesNo(s.Options.SACKPerm), yesNo(s.Options.Timestamps), source(s),
 	}
 	if s.Received != nil {
 		row = append(row, strconv.FormatUint(*s.Received, 10))
 	}
 	return row
+}
+
+// source tells where the options are from; of a cached answer also how old it is.
+func source(s *protect.Service) string {
+	if s.ProbedAt.IsZero() {
+		return string(s.Source)
+	}
+	return string(s.Source) + ", " + protect.Age(time.Since(s.ProbedAt)) + " old"
 }

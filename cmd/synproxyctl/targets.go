@@ -84,15 +84,23 @@ func probeConfig(c *cli.Context, iface string, b *bar) (probe.Config, error) {
 	return cfg, nil
 }
 
-// checkSource refuses targets that can never be asked from the source address.
-func checkSource(source netip.Addr, targets []target.Target) error {
-	for _, t := range targets {
-		if source.IsValid() && source.Is4() != t.Prefix.Addr().Is4() {
-			return protect.Errorf(protect.Usage, "give a source of the target's family, or ask the target without --source",
-				"--source %s: target %s is of the other family", source, nameOf(t))
+// checkSource refuses services that can never be asked from the source address.
+func checkSource(source netip.Addr, wishes []protect.Wish) error {
+	if !source.IsValid() {
+		return nil
+	}
+	for _, w := range wishes {
+		if w.ProbeAt.IsValid() || w.Destination.Addr().Is4() == source.Is4() {
+			continue
 		}
+		return otherFamily(source, w.Name)
 	}
 	return nil
+}
+
+func otherFamily(source netip.Addr, name string) error {
+	return protect.Errorf(protect.Usage, "give a source of the target's family, or ask the target without --source",
+		"--source %s: target %s is of the other family", source, name)
 }
 
 func outOfRange(flag string, value any, limits string) error {

@@ -63,6 +63,9 @@ func setUp() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
+	if err := shadowState(); err != nil {
+		return err
+	}
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return fmt.Errorf("mount a tmpfs on /run: %w", err)
 	}
@@ -81,6 +84,33 @@ func setUp() error {
 	}
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("lo up: %w", err)
+	}
+	return nil
+}
+
+// stateDir is where programs keep what outlives a reboot.
+const stateDir = "/var/lib"
+
+// shadowState lets what is written to /var/lib go to memory. What is there can
+// still be read, except where the kernel has no overlays for us.
+func shadowState() error {
+	const at = "/run" // the lab's own tmpfs will cover it
+	if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return fmt.Errorf("mount a tmpfs on %s: %w", at, err)
+	}
+	for _, dir := range []string{at + "/upper", at + "/work"} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	layers := "lowerdir=" + stateDir + ",upperdir=" + at + "/upper,workdir=" + at + "/work"
+	for _, options := range []string{layers + ",userxattr", layers} {
+		if unix.Mount("overlay", stateDir, "overlay", unix.MS_NOSUID|unix.MS_NODEV, options) == nil {
+			return nil
+		}
+	}
+	if err := unix.Mount("tmpfs", stateDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return fmt.Errorf("mount a tmpfs on %s: %w", stateDir, err)
 	}
 	return nil
 }

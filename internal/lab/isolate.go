@@ -53,7 +53,7 @@ type World struct {
 // later SIGKILL. It never outlives the outer process, and its children never outlive it. It runs in a process
 // group of its own, so it must not read from a terminal.
 //
-// The inner process sees a private mount tree, an empty tmpfs on /run, its own /proc, and a network with nothing
+// The inner process sees a private mount tree, an empty tmpfs on /run, a /var/lib whose changes stay in memory, its own /proc, and a network with nothing
 // but lo. Its environment is the outer one, so it may isolate itself again.
 func Isolate(ctx context.Context) (*World, int, error) {
 	if mark, ok := os.LookupEnv(envInside); ok {

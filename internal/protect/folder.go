@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"syscall"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
+
+	"github.com/synproxyctl/synproxyctl/internal/own"
 )
 
 // makeFolder makes the directory of the records, if it is not there, and makes
@@ -94,17 +95,4 @@ func (s store) newLock() *flock.Flock {
 
 // trusted checks that nobody else could have written a file or directory: what
 // the record says is written to the kernel.
-func trusted(fi fs.FileInfo) error {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	switch {
-	case !fi.IsDir() && !fi.Mode().IsRegular():
-		return errors.New("not a plain file")
-	case !ok || int(st.Uid) != os.Geteuid():
-		return errors.New("belongs to somebody else")
-	case fi.Mode().Perm()&0o022 != 0:
-		return errors.New("others may write to it")
-	case fi.Mode().IsRegular() && st.Nlink > 1: // 0: it has just been replaced
-		return errors.New("has another name elsewhere")
-	}
-	return nil
-}
+func trusted(fi fs.FileInfo) error { return own.Check(fi) }

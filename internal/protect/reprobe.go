@@ -35,7 +35,7 @@ func (v *Verified) Probe(ctx context.Context, cfg probe.Config) error {
 // drift compares an answer with what the rules announce.
 func (s Service) drift(r probe.Result) []Finding {
 	severity := Bad
-	if s.Source == Given {
+	if s.Source == Given || s.Source == Configured {
 		severity = Warn
 	}
 	if r.Verdict != probe.Direct {

@@ -1,6 +1,7 @@
 package protect
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -17,6 +18,8 @@ import (
 // Wish is one service as a person asks for it: what is not said is found out.
 type Wish struct {
 	Name        string // how the person wrote it
+	Title       string // what the service is called; empty: as it is written
+	From        Source // of options that need no probe; empty: [Given]
 	Destination netip.Prefix
 	Port        uint16
 	ProbeAt     netip.AddrPort // who is asked for the options; zero: the destination
@@ -52,8 +55,9 @@ func (w Wish) askAt() netip.AddrPort {
 
 // Resolve turns wishes into services: hooks by the routes, options by probing.
 // It touches nothing. One backend that does not answer fails all of them. The
-// findings tell what a person should know of the answers.
-func (h *Host) Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]Service, []Finding, error) {
+// findings tell what a person should know of the answers. What the memory knows
+// is not asked again; it may be nil.
+func (h *Host) Resolve(ctx context.Context, cfg probe.Config, wishes []Wish, memory *Memory) ([]Service, []Finding, error) {
 	services, found, err := h.Sketch(ctx, wishes)
 	if err != nil {
 		return nil, nil, err
@@ -62,14 +66,12 @@ func (h *Host) Resolve(ctx context.Context, cfg probe.Config, wishes []Wish) ([]
 	if err := checkOrder(Order{Services: services}); err != nil {
 		return nil, nil, err
 	}
-	for _, hook := range []rules.Hook{rules.Input, rules.Forward} {
-		var asked []int
-		for i, w := range wishes {
-			if services[i].Hook == hook && !w.complete() {
-				asked = append(asked, i)
-			}
-		}
-		fs, err := ask(ctx, cfg, wishes, services, asked)
+	groups, err := memory.recall(cfg, wishes, services)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, g := range groups {
+		fs, err := ask(ctx, g.config, wishes, services, g.asked, memory)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -145,8 +147,8 @@ func (o outlook) publish(s *Service, w *Wish) ([]Finding, error) {
 		"%s: the host's own rules lead clients to %s, but not the connections that the proxy opens: a rule of ours does", w.Name, to)}, nil
 }
 
-// ask probes the services of the given indices, which all have the same hook.
-func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Service, asked []int) ([]Finding, error) {
+// ask probes the services of the given indices, all in the same way.
+func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Service, asked []int, memory *Memory) ([]Finding, error) {
 	if len(asked) == 0 {
 		return nil, nil
 	}
@@ -157,14 +159,12 @@ func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Servic
 	for k, i := range asked {
 		targets[k] = probe.Target{Name: wishes[i].Name, Addr: services[i].ProbeAt}
 	}
-	if w := wishes[asked[0]]; services[asked[0]].Hook == rules.Input && len(w.Interfaces) > 0 {
-		// A server on this machine is asked through lo, but its clients come
-		// in here. (The way to a server behind this machine is another one.)
-		cfg.Interface = narrowest(w.Interfaces).Name
-	}
 	results, err := probe.Probe(ctx, cfg, targets)
 	if err != nil {
 		return nil, fmt.Errorf("probe: %w", err)
+	}
+	for k, i := range asked {
+		memory.learn(cfg, services[i].ProbeAt, results[k])
 	}
 	var found []Finding
 	narrow := mtus{}
@@ -186,8 +186,8 @@ func (w Wish) service(there links) (Service, error) {
 		return Service{}, Errorf(Usage, "name one of its servers with --probe-at ADDR:PORT, or give --mss, --wscale, --sack-perm and --timestamps",
 			"%s: a prefix has no single server to probe", w.Name)
 	}
-	s := Service{Source: Given, ProbeAt: w.askAt(), Service: rules.Service{
-		Name: w.Name, Destination: w.Destination, Port: w.Port, Hook: w.Hook, Interfaces: w.Interfaces, First: w.First,
+	s := Service{Source: cmp.Or(w.From, Given), ProbeAt: w.askAt(), Service: rules.Service{
+		Name: cmp.Or(w.Title, w.Name), Destination: w.Destination, Port: w.Port, Hook: w.Hook, Interfaces: w.Interfaces, First: w.First,
 		Mode: w.Mode, To: w.To,
 	}}
 	if s.Mode == "" && s.Translated() {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
@@ -17,6 +18,10 @@ type Source string
 const (
 	Probed Source = "probed"
 	Given  Source = "given"
+	// Configured means that all of them stand in the configuration file.
+	Configured Source = "config"
+	// Cached means that an answer of before was taken.
+	Cached Source = "cached"
 )
 
 // Service is a protected service and where its options come from.
@@ -28,6 +33,9 @@ type Service struct {
 	ProbeAt netip.AddrPort `json:"probe_at"`
 	// Received is how many SYNs were sent to it; nil: not asked for.
 	Received *uint64 `json:"-"`
+	// ProbedAt is when the answer was given that was taken from the cache; zero
+	// unless the source is [Cached].
+	ProbedAt time.Time `json:"probed_at,omitzero"`
 }
 
 // compare orders services by destination and port, so that the order in which
@@ -69,6 +77,7 @@ type Kind struct {
 	sack, timestamps bool
 	cookies          bool
 	published        bool
+	probedAt         int64 // seconds; 0 of what was not cached
 }
 
 // Kind returns the kind of the service.
@@ -76,6 +85,9 @@ func (s *Service) Kind() Kind {
 	k := Kind{
 		hook: s.Hook, first: s.First, mode: s.Mode, source: s.Source, interfaces: strings.Join(s.Interfaces, "/"), mss: -1, wscale: -1,
 		sack: s.Options.SACKPerm, timestamps: s.Options.Timestamps, cookies: s.SynCookies, published: s.Published,
+	}
+	if !s.ProbedAt.IsZero() {
+		k.probedAt = s.ProbedAt.Unix()
 	}
 	if s.Options.MSS != nil {
 		k.mss = int(*s.Options.MSS)
@@ -116,12 +128,13 @@ type serviceJSON struct {
 	To          string        `json:"to,omitempty"`        // where the connections really go
 	Published   bool          `json:"published,omitempty"` // the host's own rules translate the address
 	Received    *uint64       `json:"syn_received,omitempty"`
+	ProbedAt    time.Time     `json:"probed_at,omitzero"` // when the backend gave the answer that was cached
 }
 
 // View returns the service as the JSON output shows it.
 func (s Service) View() any {
 	v := serviceJSON{
-		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source, s.Mode, "", s.Published, s.Received,
+		s.Name, s.Destination.String(), s.Port, s.Family(), s.Hook, s.Interfaces, s.Options, s.First, s.ThirdACK(), s.Source, s.Mode, "", s.Published, s.Received, s.ProbedAt,
 	}
 	if s.To.IsValid() {
 		v.To = s.To.String()

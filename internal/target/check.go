@@ -63,5 +63,5 @@ func (t Target) CheckApply() error {
 }
 
 func (t Target) fault(problem, advice string) *Error {
-	return &Error{Where: t.where, Subject: t.Text, Problem: problem, Advice: advice}
+	return &Error{Where: t.where.String(), Line: t.where.line, Subject: t.Text, Problem: problem, Advice: advice}
 }

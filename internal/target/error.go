@@ -14,6 +14,8 @@ type Error struct {
 	// Where is the list and line that the text is from, such as
 	// "targets.txt:3"; empty for the command line.
 	Where string
+	// Line is that line; 0 if it is none, or not of one line.
+	Line int
 	// Subject is the user's text; empty where the fault is that of a whole list.
 	Subject string
 	// Problem says what is wrong with it, in lower case.

@@ -12,11 +12,15 @@ import (
 )
 
 const (
-	// maxTargets bounds what a command line can grow to.
-	maxTargets = 100_000
+	// MaxTargets bounds what a command line, or a configuration, can grow to.
+	MaxTargets = 100_000
 	// maxLookups bounds how many names are asked for at a time.
 	maxLookups = 16
+
+	tooManyHint = "give prefixes instead of single addresses"
 )
+
+var tooMany = fmt.Sprintf("more than %d targets", MaxTargets)
 
 // A Target is one address, or one prefix, and one port.
 type Target struct {
@@ -31,7 +35,7 @@ type Target struct {
 	// Port is from 1 to 65535.
 	Port uint16
 
-	where string
+	where where
 }
 
 // A Resolver finds the addresses of names; [net.DefaultResolver] is one.
@@ -67,37 +71,54 @@ func (t Target) String() string {
 // up again is left out. Names that do not resolve are returned as [*Error],
 // joined; a cancelled ctx ends the work with its error.
 func Expand(ctx context.Context, resolver Resolver, specs []Spec) ([]Target, error) {
-	addrs, err := resolveAll(ctx, resolver, specs)
-	if err != nil {
-		return nil, err
-	}
 	type key struct {
 		prefix netip.Prefix
 		zone   string
 		port   uint16
 	}
 	var targets []Target
-	seen := map[key]bool{}
-	for _, s := range specs {
+	seen := make(map[key]struct{}, len(specs))
+	err := Each(ctx, resolver, specs, func(_ int, t Target) error {
+		k := key{t.Prefix, t.Zone, t.Port}
+		if _, again := seen[k]; again {
+			return nil
+		}
+		if len(seen) == MaxTargets {
+			return &Error{Problem: tooMany, Advice: tooManyHint}
+		}
+		seen[k] = struct{}{}
+		targets = append(targets, t)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return targets, nil
+}
+
+// Each is [Expand] for those who want to know the spec, by its index, that each
+// target comes from, and the targets that come up again. It stops at the first
+// error of take, and returns it.
+func Each(ctx context.Context, resolver Resolver, specs []Spec, take func(spec int, t Target) error) error {
+	addrs, err := resolveAll(ctx, resolver, specs)
+	if err != nil {
+		return err
+	}
+	for i, s := range specs {
 		prefixes := []netip.Prefix{s.Prefix}
 		if s.Name != "" {
 			prefixes = addrs[s.Name]
 		}
 		for _, prefix := range prefixes {
 			for _, port := range s.Ports {
-				k := key{prefix, s.Zone, port}
-				if seen[k] {
-					continue
+				t := Target{Text: s.Text, Name: s.Name, Prefix: prefix, Zone: s.Zone, Port: port, where: s.where}
+				if err := take(i, t); err != nil {
+					return err
 				}
-				if len(seen) == maxTargets {
-					return nil, &Error{Problem: fmt.Sprintf("more than %d targets", maxTargets), Advice: "give prefixes instead of single addresses"}
-				}
-				seen[k] = true
-				targets = append(targets, Target{Text: s.Text, Name: s.Name, Prefix: prefix, Zone: s.Zone, Port: port, where: s.where})
 			}
 		}
 	}
-	return targets, nil
+	return nil
 }
 
 // resolveAll asks for each name once, several at a time.
@@ -141,19 +162,19 @@ func resolve(ctx context.Context, resolver Resolver, s Spec) ([]netip.Prefix, er
 	answer, err := resolver.LookupNetIP(ctx, "ip", s.Name)
 	if dns := (*net.DNSError)(nil); errors.As(err, &dns) && dns.IsNotFound {
 		return nil, &Error{
-			Where: s.where, Subject: s.Text, Err: err,
+			Where: s.where.String(), Line: s.where.line, Subject: s.Text, Err: err,
 			Problem: "the name has no address", Advice: "check the name, or give the address",
 		}
 	}
 	if err != nil {
 		return nil, &Error{
-			Where: s.where, Subject: s.Text, Err: err,
+			Where: s.where.String(), Line: s.where.line, Subject: s.Text, Err: err,
 			Problem: "cannot resolve the name", Advice: "check the name server, or give the address",
 		}
 	}
 	if len(answer) == 0 {
 		return nil, &Error{
-			Where: s.where, Subject: s.Text,
+			Where: s.where.String(), Line: s.where.line, Subject: s.Text,
 			Problem: "the name has no address", Advice: "check the name, or give the address",
 		}
 	}

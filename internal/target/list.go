@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/synproxyctl/synproxyctl/internal/own"
 )
 
 // maxLine bounds a line of a list, in bytes: a host and some thousand ports.
@@ -59,18 +61,42 @@ func readWord(word string, in io.Reader) ([]Spec, error) {
 	case word == "@":
 		return nil, &Error{Problem: "no file after @", Advice: "write @FILE, with one target per line in FILE"}
 	case isFile:
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, &Error{Where: path, Problem: "cannot open the list of targets", Advice: "check the path and its permissions", Err: errnoOf(err)}
-		}
-		defer file.Close()
-		return ParseList(file, path)
+		return readFile(path, nil)
 	}
 	spec, err := Parse(word)
 	if err != nil {
 		return nil, err
 	}
 	return []Spec{spec}, nil
+}
+
+// readFile reads a list from a file, or from whatever else has a path. Half of a
+// plain file that is being written is a fault. If between is set it is called
+// before the end is looked at: tests change the file then.
+func readFile(path string, between func()) ([]Spec, error) {
+	cannot := func(err error) ([]Spec, error) {
+		return nil, &Error{Where: path, Problem: "cannot open the list of targets", Advice: "check the path and its permissions", Err: errnoOf(err)}
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return cannot(err)
+	}
+	defer file.Close()
+	before, err := file.Stat()
+	if err != nil {
+		return cannot(err)
+	}
+	specs, err := ParseList(file, path)
+	if !before.Mode().IsRegular() {
+		return specs, err
+	}
+	if between != nil {
+		between()
+	}
+	if after, serr := file.Stat(); serr != nil || !own.Unchanged(before, after) {
+		return nil, &Error{Where: path, Problem: "was changed while it was read", Advice: "run the command again when it is written; best write a new file and rename it"}
+	}
+	return specs, err
 }
 
 // ParseList reads one target per line; # starts a comment, blank lines and the
@@ -83,18 +109,22 @@ func ParseList(r io.Reader, name string) ([]Spec, error) {
 		specs  []Spec
 		faults []error
 	)
+	if known, ok := r.(interface{ Len() int }); ok {
+		const short = 16 // bytes of a line; of shorter ones the list grows
+		specs = make([]Spec, 0, min(MaxTargets, known.Len()/short))
+	}
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxLine)
 	number := 0
 	for lines.Scan() {
 		number++
-		where := fmt.Sprintf("%s:%d", name, number)
+		at := where{name, number}
 		line := lines.Bytes()
 		if number == 1 {
 			line = bytes.TrimPrefix(line, []byte("\ufeff"))
 		}
 		if bytes.IndexByte(line, 0) >= 0 || !utf8.Valid(line) {
-			return nil, &Error{Where: where, Problem: "binary data instead of text", Advice: listHint}
+			return nil, &Error{Where: at.String(), Line: number, Problem: "binary data instead of text", Advice: listHint}
 		}
 		text, _, _ := strings.Cut(string(line), "#")
 		if text = strings.TrimSpace(text); text == "" {
@@ -103,12 +133,15 @@ func ParseList(r io.Reader, name string) ([]Spec, error) {
 		spec, err := Parse(text)
 		if err != nil {
 			if e := (*Error)(nil); errors.As(err, &e) {
-				e.Where = where
+				e.Where, e.Line = at.String(), number
 			}
 			faults = append(faults, err)
 			continue
 		}
-		spec.where = where
+		if len(specs) == MaxTargets {
+			return nil, &Error{Where: at.String(), Line: number, Problem: tooMany, Advice: tooManyHint}
+		}
+		spec.where = at
 		specs = append(specs, spec)
 	}
 	if err := lines.Err(); err != nil {
@@ -124,9 +157,8 @@ func ParseList(r io.Reader, name string) ([]Spec, error) {
 }
 
 func readError(name string, line int, err error) error {
-	where := fmt.Sprintf("%s:%d", name, line)
 	if errors.Is(err, bufio.ErrTooLong) {
-		return &Error{Where: where, Problem: fmt.Sprintf("a line of more than %d bytes", maxLine), Advice: listHint}
+		return &Error{Where: where{name, line}.String(), Line: line, Problem: fmt.Sprintf("a line of more than %d bytes", maxLine), Advice: listHint}
 	}
 	return &Error{Where: name, Problem: "cannot read the list of targets", Advice: "check that it is a readable text file", Err: errnoOf(err)}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 )
 
 func texts(specs []Spec) string {
@@ -109,6 +110,32 @@ func TestReadRefuses(t *testing.T) {
 	}
 	if _, err := Read([]string{"@" + dir + "/absent"}, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("absent list: %v is not fs.ErrNotExist", err)
+	}
+}
+
+// TestReadChanged changes a list while it is read.
+func TestReadChanged(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "targets")
+	for name, change := range map[string]func() error{
+		"nothing": func() error { return nil },
+		"longer":  func() error { return os.WriteFile(file, []byte("192.0.2.2:80\n192.0.2.3:80\n"), 0o600) },
+		"shorter": func() error { return os.Truncate(file, 3) },
+		"other":   func() error { return os.WriteFile(file, []byte("192.0.2.3:80\n"), 0o600) },
+	} {
+		// In the past, since the clock of files is coarse.
+		if err := errors.Join(os.WriteFile(file, []byte("192.0.2.2:80\n"), 0o600), os.Chtimes(file, time.Time{}, time.Unix(1, 0))); err != nil {
+			t.Fatal(err)
+		}
+		_, err := readFile(file, func() {
+			if err := change(); err != nil {
+				t.Error(err)
+			}
+		})
+		changed := err != nil && strings.Contains(err.Error(), file+": was changed while it was read")
+		if changed != (name != "nothing") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -32,7 +32,49 @@ type Spec struct {
 	// without duplicates.
 	Ports []uint16
 
-	where string // of the list that it is from
+	where where
+}
+
+// where is the list that a text is from, and its line there; zero: none.
+type where struct {
+	list string
+	line int
+}
+
+func (w where) String() string {
+	if w.line == 0 {
+		return w.list
+	}
+	return w.list + ":" + strconv.Itoa(w.line)
+}
+
+// Line returns the line of the list that it is from; 0 if it is from none.
+func (s Spec) Line() int { return s.where.line }
+
+// ParseHost reads a host without ports: an address, with brackets or without, a
+// name or a prefix. The error is an [*Error].
+func ParseHost(text string) (Spec, error) {
+	const advice = "write an address, a name or a prefix, such as 192.0.2.1, 2001:db8::1, www.example.com or 192.0.2.0/24"
+	if problem := unprintable(text); problem != "" {
+		return Spec{}, &Error{Subject: text, Problem: problem, Advice: advice}
+	}
+	host, bracketed := text, strings.HasPrefix(text, "[")
+	switch {
+	case strings.HasPrefix(text, "-"):
+		return Spec{}, &Error{Subject: text, Problem: "begins with a dash", Advice: advice}
+	case bracketed && !strings.HasSuffix(text, "]"):
+		return Spec{}, &Error{Subject: text, Problem: "more than a host", Advice: advice + "; ports go under ports:"}
+	case !bracketed && strings.Count(text, ":") > 1:
+		host = "[" + text + "]"
+	case !bracketed && strings.Contains(text, ":"):
+		return Spec{}, &Error{Subject: text, Problem: "more than a host", Advice: advice + "; ports go under ports:"}
+	}
+	spec := Spec{Text: text}
+	if err := spec.parseHost(host); err != nil {
+		err.Subject = text
+		return Spec{}, err
+	}
+	return spec, nil
 }
 
 // Parse reads HOST:PORT[,PORT...], where HOST is an IPv4 address, an IPv6
@@ -114,6 +156,13 @@ func cutPorts(text string) (host, ports string, ok bool) {
 }
 
 func parsePorts(text string) ([]uint16, error) {
+	if !strings.Contains(text, ",") { // most lines of long lists
+		port, err := parsePort(text)
+		if err != nil {
+			return nil, err
+		}
+		return []uint16{port}, nil
+	}
 	words := strings.Split(text, ",")
 	ports := make([]uint16, 0, len(words))
 	seen := map[uint16]bool{}
