@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -41,7 +42,7 @@ func dump(t testing.TB, host *lab.Host) string {
 	} {
 		fmt.Fprintf(&b, "== %s\n%s", save, normalise(run(t, host, save)))
 	}
-	fmt.Fprintf(&b, "== nft list ruleset\n%s", normalise(run(t, host, "nft", "--stateless", "list", "ruleset")))
+	fmt.Fprintf(&b, "== nft list ruleset\n%s", sortElements(normalise(run(t, host, "nft", "--stateless", "list", "ruleset"))))
 	fmt.Fprintf(&b, "== ipset save\n%s", setHash.ReplaceAllString(run(t, host, "ipset", "save", "-sorted"), ""))
 	fmt.Fprintf(&b, "== sysctl\n%s", sysctls(t, host))
 	return b.String()
@@ -59,6 +60,20 @@ func normalise(rules string) string {
 	rules = remark.ReplaceAllString(rules, "")
 	rules = chainHit.ReplaceAllString(rules, "[0:0]")
 	return ruleHit.ReplaceAllString(rules, "counter")
+}
+
+var elements = regexp.MustCompile(`(?s)elements = \{([^{}]*)\}`)
+
+// sortElements puts the elements of each set in order, a line each: nft shows them in that of the kernel's hash.
+func sortElements(listing string) string {
+	return elements.ReplaceAllStringFunc(listing, func(found string) string {
+		list := strings.Split(elements.FindStringSubmatch(found)[1], ",")
+		for i := range list {
+			list[i] = strings.TrimSpace(list[i])
+		}
+		slices.Sort(list)
+		return "elements = {\n" + strings.Join(list, "\n") + "\n}"
+	})
 }
 
 // sysctls lists every setting below /proc/sys/net as the host sees it. nf_conntrack_count is a reading, not a setting.

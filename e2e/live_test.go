@@ -75,35 +75,34 @@ func (p place) target(to netip.AddrPort, first rules.First, interfaces ...string
 // TestLiveProof proves what is protected, for each place, backend and kind of server, and denies it when a part of
 // the rules is gone.
 func TestLiveProof(t *testing.T) {
-	for _, backend := range backends {
-		for _, p := range places {
-			t.Run(backend+"-"+p.String(), func(t *testing.T) {
-				t.Parallel()
-				topo := newTopology(t)
-				web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
-				mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
-				targets := []live.Target{p.target(web, rules.FirstClient), p.target(mail, rules.FirstServer), p.target(mail, rules.FirstUnknown)}
-				for _, r := range prove(t, topo.Firewall, targets...) {
-					if r.Verdict != live.Failed || r.Code != live.NotProxied {
-						t.Errorf("before apply: %s %s %s", r.Verdict, r.Code, r.Message)
-					}
+	for _, c := range stands() {
+		backend, p := c.backend, c.place
+		t.Run(c.String(), func(t *testing.T) {
+			t.Parallel()
+			topo := newTopology(t)
+			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+			mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
+			targets := []live.Target{p.target(web, rules.FirstClient), p.target(mail, rules.FirstServer), p.target(mail, rules.FirstUnknown)}
+			for _, r := range prove(t, topo.Firewall, targets...) {
+				if r.Verdict != live.Failed || r.Code != live.NotProxied {
+					t.Errorf("before apply: %s %s %s", r.Verdict, r.Code, r.Message)
 				}
-				mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
-				for _, r := range prove(t, topo.Firewall, targets...) {
-					checkProven(t, r)
-				}
-				mustDo(t, topo.Firewall, 0, "verify")
-				chain := strings.ToUpper(string(p.hook))
-				unhook(t, topo.Firewall, p.program(backend), "security", chain)
-				proveOne(t, topo.Firewall, targets[0], live.Failed, live.NotProxied)
-				mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
-				unhook(t, topo.Firewall, p.program(backend), "mangle", chain)
-				// SYNs are answered, but nobody judges the cookies that come back.
-				if r := prove(t, topo.Firewall, targets[1])[0]; r.Verdict == live.Proven {
-					t.Errorf("proven without a rule for the ACK: %+v", r)
-				}
-			})
-		}
+			}
+			mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
+			for _, r := range prove(t, topo.Firewall, targets...) {
+				checkProven(t, r)
+			}
+			mustDo(t, topo.Firewall, 0, "verify")
+			chain := strings.ToUpper(string(p.hook))
+			unhook(t, topo.Firewall, p.program(backend), "security", chain)
+			proveOne(t, topo.Firewall, targets[0], live.Failed, live.NotProxied)
+			mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
+			unhook(t, topo.Firewall, p.program(backend), "mangle", chain)
+			// SYNs are answered, but nobody judges the cookies that come back.
+			if r := prove(t, topo.Firewall, targets[1])[0]; r.Verdict == live.Proven {
+				t.Errorf("proven without a rule for the ACK: %+v", r)
+			}
+		})
 	}
 }
 
