@@ -169,8 +169,16 @@ func (b *builder) diverted(g group) {
 	// translates, so that there the SYN need not wait for them; they could
 	// only take it for a connection to the host itself.
 	table, state := Security, []Match{CTState{New | Untracked}, Translated{Not: true}}
-	if s.Translated() {
+	switch {
+	case s.Translated():
 		table, state = Mangle, []Match{CTState{Untracked}}
+	case b.native && s.mode() == ModeNotrack:
+		// What is not tracked has no status, and would not match (nft_ct_get_eval
+		// in net/netfilter/nft_ct.c, 6.18). A change of the mode needs no state
+		// between the two that serves both: it is one transaction.
+		state = []Match{CTState{Untracked}}
+	case b.native:
+		state[0] = CTState{New}
 	}
 	for _, in := range ingress(s) {
 		answer := g.counting
