@@ -11,7 +11,7 @@ import (
 // environment finds what of the host, apart from its rules, breaks or weakens
 // the protection of services: routes, settings, and the size of tables.
 func (h *Host) environment(services []Service, out outlook) ([]Finding, error) {
-	found := h.settingsInTheWay(services)
+	found := append(h.settingsInTheWay(services), checksums(services, out.backend)...)
 	for _, f := range rules.Families {
 		mine := slices.DeleteFunc(slices.Clone(services), func(s Service) bool { return s.Family() != f })
 		if len(mine) == 0 {
@@ -27,6 +27,20 @@ func (h *Host) environment(services []Service, out outlook) ([]Finding, error) {
 		found = append(found, f)
 	}
 	return found, nil
+}
+
+func isIPv6(s Service) bool { return s.Family() == rules.IPv6 }
+
+// checksums tells what the kernel's nft_synproxy_do_eval gets wrong (net/netfilter/nft_synproxy.c,
+// Linux 5.3 to 6.18): it takes the checksum of every packet for one of IPv4, unless
+// the network card has already found it right, and drops what seems wrong.
+func checksums(services []Service, backend string) []Finding {
+	i := slices.IndexFunc(services, isIPv6)
+	if backend != rules.NFTables || i < 0 {
+		return nil
+	}
+	return []Finding{finding(Warn, "ipv6-checksum", "use --backend iptables for services of IPv6",
+		"%s: the kernel's nft takes checksums of IPv6 for those of IPv4: who comes by a network card that does not check them gets no answer", services[i])}
 }
 
 func kernelFamily(f rules.Family) kernel.Family {
