@@ -90,9 +90,21 @@ func TestLiveProof(t *testing.T) {
 			}
 			mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
 			for _, r := range prove(t, topo.Firewall, targets...) {
+				if backend == rules.NFTables && p.family == rules.IPv6 { // see TestIPv6Checksums
+					if r.Verdict != live.Unproven || r.Code != live.ForgedUnanswered {
+						t.Errorf("%s %s %s", r.Verdict, r.Code, r.Message)
+					}
+					continue
+				}
 				checkProven(t, r)
 			}
 			mustDo(t, topo.Firewall, 0, "verify")
+			if backend == rules.NFTables {
+				unprovenWithoutRules(t, topo.Firewall, p, targets, func() {
+					mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
+				})
+				return
+			}
 			chain := strings.ToUpper(string(p.hook))
 			unhook(t, topo.Firewall, p.program(backend), "security", chain)
 			proveOne(t, topo.Firewall, targets[0], live.Failed, live.NotProxied)
@@ -103,6 +115,20 @@ func TestLiveProof(t *testing.T) {
 				t.Errorf("proven without a rule for the ACK: %+v", r)
 			}
 		})
+	}
+}
+
+// unprovenWithoutRules takes rules from our table of nft, which must not be proven then.
+func unprovenWithoutRules(t *testing.T, fw *lab.Host, p place, targets []live.Target, apply func()) {
+	t.Helper()
+	table := map[rules.Family]string{rules.IPv4: "ip", rules.IPv6: "ip6"}[p.family] + " synproxyctl "
+	hook := strings.ToUpper(string(p.hook))
+	run(t, fw, "nft", "flush chain "+table+"SYNPROXYCTL_SECURITY_"+hook)
+	proveOne(t, fw, targets[0], live.Failed, live.NotProxied)
+	apply()
+	run(t, fw, "nft", "flush chain "+table+"SYNPROXYCTL_MANGLE_"+hook)
+	if r := prove(t, fw, targets[1])[0]; r.Verdict == live.Proven {
+		t.Errorf("proven without a rule for the ACK: %+v", r)
 	}
 }
 

@@ -212,6 +212,9 @@ func (s *stand) keptOut() {
 // flooded sends SYNs that the rules let pass while the friend connects.
 func (s *stand) flooded() {
 	s.Helper()
+	if s.backend == rules.NFTables && s.family == rules.IPv6 {
+		return // see TestIPv6Checksums
+	}
 	const syns = 20_000
 	before := conntrackCount(s, s.Firewall)
 	received, _ := s.counters()
