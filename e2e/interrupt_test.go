@@ -107,7 +107,7 @@ func TestInterruptChanges(t *testing.T) {
 		t.Run("apply "+name, func(t *testing.T) { end(t, signals, applying(server+":80", "--backend", rules.NFT)...) })
 	}
 	s.t = t
-	s.good(applying(server + ":80")...)
+	s.good(applying(server+":80", "--backend", rules.NFT)...)
 	for _, name := range []string{"SIGINT", "all"} {
 		signals := interruptions[name]
 		t.Run("apply another "+name, func(t *testing.T) { end(t, signals, applying(server+":81", "--backend", rules.NFT)...) })

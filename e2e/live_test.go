@@ -181,6 +181,9 @@ func TestLiveByInterface(t *testing.T) {
 			run(t, fw, "ip", "link", "set", "eth2", "down")
 			proveOne(t, fw, both, live.Unproven, live.NoInterface)
 			run(t, fw, "ip", "link", "set", "eth2", "up")
+			until(t, "eth2 works", func() bool {
+				return strings.Contains(run(t, fw, "ip", "link", "show", "eth2"), "state UP") && strings.Contains(run(t, fw, "ip", "-6", "address", "show", "eth2", "-tentative"), "fe80::")
+			})
 			if p.family == rules.IPv4 {
 				for _, at := range []string{"all", "eth0"} {
 					tune(t, fw, "net.ipv4.conf."+at+".rp_filter=1")

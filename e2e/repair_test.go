@@ -97,7 +97,7 @@ func strictOutput(t testing.TB, fw *lab.Host, p place, backend string, args ...s
 		return
 	}
 	before := dump(t, fw)
-	refused := mustDo(t, fw, 5, append([]string{"apply", "--backend", backend}, args...)...)
+	refused := mustDo(t, fw, 5, slices.Concat([]string{"apply", "--backend", backend}, explicit, args)...)
 	if message := fmt.Sprint(refused["error"]); !strings.Contains(strings.ToLower(message), "output") {
 		t.Errorf("refused: %s", message)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -158,7 +159,7 @@ func services(first rules.First, addrs ...netip.Addr) []protect.Service {
 func TestEveryStepFails(t *testing.T) {
 	one := services(rules.FirstServer, lab.ServerV4)
 	other := services(rules.FirstClient, lab.ServerV4, lab.ServerV6)
-	for _, backend := range backends {
+	for b, backend := range backends {
 		sequences := map[string]struct {
 			from []protect.Service
 			do   func(h *protect.Host) error
@@ -171,8 +172,12 @@ func TestEveryStepFails(t *testing.T) {
 				return err
 			}},
 		}
-		for name, seq := range sequences {
-			for _, after := range []bool{false, true} {
+		for i, name := range slices.Sorted(maps.Keys(sequences)) {
+			seq := sequences[name]
+			for j, after := range []bool{false, true} {
+				if !*full && j != (i+b)%2 && backend != rules.NFTables {
+					continue // the other variant of iptables has the same steps
+				}
 				t.Run(fmt.Sprintf("%s-%s-after=%v", backend, name, after), func(t *testing.T) {
 					topo := newTopology(t)
 					fw := topo.Firewall

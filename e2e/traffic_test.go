@@ -93,7 +93,8 @@ func TestBulk(t *testing.T) {
 			limitLink(t, protected)
 			there := bulkServers(t, direct, p, kinds)
 			here := bulkServers(t, protected, p, kinds)
-			args := []string{"apply", "--backend", rules.NFT}
+			backend := map[rules.Family]string{rules.IPv4: rules.NFTables, rules.IPv6: rules.NFT}[p.family]
+			args := []string{"apply", "--backend", backend}
 			for _, s := range here {
 				args = append(args, s.String())
 			}
