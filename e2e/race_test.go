@@ -79,11 +79,21 @@ func TestAnotherTool(t *testing.T) {
 // TestTwoInstances runs two commands at once: one waits for the other, and the end is as if they had run one after the
 // other.
 func TestTwoInstances(t *testing.T) {
+	for _, backend := range []string{rules.NFT, rules.NFTables} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			twoInstances(t, backend)
+		})
+	}
+}
+
+func twoInstances(t *testing.T, backend string) {
+	t.Helper()
 	topo := newTopology(t)
 	fw := topo.Firewall
 	web := on4.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst}).String()
 	runInput(t, fw, trackAll, "nft", "-f", "-")
-	one := slices.Concat([]string{"apply", web, "--backend", rules.NFT, "--first", "client"}, explicit)
+	one := slices.Concat([]string{"apply", web, "--backend", backend, "--first", "client"}, explicit)
 	two := slices.Concat(one, []string{"--mss", "1400"})
 	absent := inAnyOrder(dump(t, fw)) + hostRecord(t, fw)
 	state := func() string { return inAnyOrder(dump(t, fw)) + hostRecord(t, fw) }
