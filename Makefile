@@ -16,7 +16,7 @@ ARGS ?=
 # The linter's dependencies are no business of the module's.
 LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test lint format fuzz soak demo clean
+.PHONY: help build test full lint format fuzz soak demo clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,11 @@ test: ## Install what is missing, then run all tests, on the real kernel in name
 	@scripts/setup test
 	@as=$$(scripts/privilege); set -x; \
 	go test -race -count=1 -timeout 40m $${as:+-exec "$$as"} $(PKGS)
+
+full: ## Run the end-to-end tests with every combination of backend, place and mode, which takes more than an hour
+	@scripts/setup test
+	@as=$$(scripts/privilege); set -x; \
+	go test -race -count=1 -timeout 180m $${as:+-exec "$$as"} ./e2e -full $(ARGS)
 
 lint: ## Check the style, the arrows between packages, and that go.mod is tidy
 	$(LINT) run ./...

@@ -32,16 +32,16 @@ var badDays = []badDay{
 // end a revert leads back to the beginning.
 func TestBadDays(t *testing.T) {
 	var jobs []func()
-	turn := 0
-	for _, day := range badDays {
+	for i, day := range badDays {
+		turn := i
 		for _, seq := range sequences() {
 			switch seq.name {
 			case "first apply", "change", "revert, connections", "revert --now":
 			default:
 				continue
 			}
-			backend := backends[turn/4%2] // each with one of them
-			turn += 5
+			backend := turnOf(turn) // each with one of them
+			turn++
 			jobs = append(jobs, func() {
 				t.Run(day.name+"/"+seq.name+"/"+backend, func(t *testing.T) { newUnlucky(t, day, seq, backend).walk() })
 			})

@@ -87,8 +87,9 @@ func TestBadInputPrograms(t *testing.T) {
 	s.remember()
 	web := server + ":80"
 	s.swap(line("*tables*"), nil)
-	for _, args := range [][]string{line("apply --first client " + web), applying(web, "--dry-run"), applying(web), line("status"), line("verify"), line("revert")} {
-		s.both(t, bad{args: args, exit: unsupported, names: []string{"iptables", "install the package"}})
+	xtables := line("--backend iptables")
+	for _, args := range [][]string{line("apply --first client " + web), applying(web, "--dry-run"), applying(web), line("doctor " + web)} {
+		s.both(t, bad{args: append(args, xtables...), exit: unsupported, names: []string{"iptables", "install the package"}})
 	}
 	s.swap(line("iptables-legacy* ip6tables-legacy*"), nil)
 	s.both(t, bad{args: applying(web, "--backend", "iptables-legacy"), exit: unsupported, names: []string{"iptables-legacy"}})
@@ -112,20 +113,20 @@ func TestBadInputPrograms(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			s.swap(nil, map[string]string{c.program: c.script})
-			s.both(t, bad{args: applying(web), exit: failed, names: c.names})
+			s.both(t, bad{args: applying(web, "--backend", "iptables-nft"), exit: failed, names: c.names})
 		})
 	}
 }
 
-// TestBadInputOneVariant takes one variant of iptables away: the other is used. But rules that the host has in tables
-// which nobody can read must not be taken for none.
+// TestBadInputOneVariant takes one variant of iptables away: the other is used, or none. But rules that the host has in
+// tables which nobody can read must not be taken for none.
 func TestBadInputOneVariant(t *testing.T) {
 	s := newBadHost(t)
-	try := func(hidden, backend string) {
+	try := func(hidden, asked, backend string) {
 		t.Helper()
 		s.remember()
 		s.swap(line(hidden), nil)
-		stdout, stderr, code := s.synproxyctl("", applying(server+":80", "--json")...)
+		stdout, stderr, code := s.synproxyctl("", applying(server+":80", "--json", "--backend", asked)...)
 		if code != 0 || oneObject(t, stdout)["backend"] != backend {
 			t.Errorf("without %s: exit %d: %s%s", hidden, code, stdout, stderr)
 		}
@@ -135,9 +136,11 @@ func TestBadInputOneVariant(t *testing.T) {
 		s.untouched()
 	}
 	const nft, legacy = "iptables-nft* ip6tables-nft*", "iptables-legacy* ip6tables-legacy*"
-	try(legacy, "iptables-nft")
+	try(legacy, "auto", "nftables")
+	try(legacy, "iptables", "iptables-nft")
 	foreignRules(t, s.host) // or else the tables of iptables-legacy would be new, and cannot be removed
-	try(nft, "iptables-legacy")
+	try(nft, "auto", "iptables-legacy")
+	try(nft, "iptables", "iptables-legacy")
 	s.remember()
 	s.swap(line(legacy), nil)
 	s.both(t, bad{args: applying(server + ":80"), exit: unsupported, names: []string{"tables are in use", "no program iptables-legacy-"}})
@@ -151,7 +154,7 @@ func TestRollbackFails(t *testing.T) {
 text=$(cat); case "$text" in *'*raw'*) echo no raw >&2; touch REAL/../broken; exit 4;; esac
 echo "$text" | REAL/iptables-nft-restore "$@"`})
 	const rollbackFailed = 6
-	s.text(bad{args: applying(server + ":80"), exit: rollbackFailed, names: []string{"no raw", "rollback failed", "rules of iptables-nft", "broken", "synproxyctl revert"}})
+	s.text(bad{args: applying(server+":80", "--backend", "iptables-nft"), exit: rollbackFailed, names: []string{"no raw", "rollback failed", "rules of iptables-nft", "broken", "synproxyctl revert"}})
 	if s.listing() == s.files {
 		t.Error("the undo record is gone")
 	}

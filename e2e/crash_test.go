@@ -88,11 +88,14 @@ func TestCrash(t *testing.T) {
 	table := newMatrix()
 	t.Cleanup(func() { table.print(t) })
 	var jobs []func()
-	for _, seq := range sequences() {
+	for i, seq := range sequences() {
 		for b, backend := range backends {
 			for _, during := range []bool{false, true} {
 				for part := range lanes {
-					if during && (part != b || seq.do.Try != 0 || seq.pending != 0) {
+					if !*full && !during && backend != rules.NFTables && part != (i+b)%lanes {
+						continue // the other variant of iptables, which has the same events, is killed there
+					}
+					if during && (part != b%lanes || seq.do.Try != 0 || seq.pending != 0) {
 						continue // the other backend is killed there, or another sequence
 					}
 					jobs = append(jobs, func() {

@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"slices"
 	"testing"
@@ -59,64 +58,61 @@ func until(t testing.TB, what string, ok func() bool) {
 // TestDrain reverts while proxied connections are open: they live on, new ones go to the server itself, and the last
 // rules and settings go with the last connection.
 func TestDrain(t *testing.T) {
-	for _, backend := range backends {
-		for _, p := range places {
-			for _, mode := range []rules.Mode{rules.ModeTracked, rules.ModeNotrack} {
-				t.Run(fmt.Sprintf("%s-%s-%s", backend, p, mode), func(t *testing.T) {
-					topo := newTopology(t)
-					fw := topo.Firewall
-					web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
-					if backend == rules.Legacy {
-						foreignRules(t, fw) // its tables cannot be unmade
-					}
-					before := inAnyOrder(dump(t, fw))
-					mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--mode", string(mode))
-					c, half := dialTalker(t, "whole", topo.Client, web), dialTalker(t, "half", topo.Client, web)
-					cmd, out, done := background(t, fw, "revert", "--json")
-					until(t, "the namespace drains", func() bool {
-						st := mustDo(t, fw, 0, "status")
-						return st["state"] == "draining" && number(t, st, "connections", "proxied") == 2 && loosely(t, fw) == "1"
-					})
-					if found := codes(mustDo(t, fw, 3, "verify")); !slices.Contains(found, "draining") {
-						t.Errorf("verify found %v", found)
-					}
-					alive(t, c)
-					proxied := number(t, mustDo(t, fw, 0, "status"), "counters", "syn_received")
-					allGood(t, topo.Client, web, lab.LoadConfig{Connections: 10, Mode: lab.ClientFirst})
-					if n := number(t, mustDo(t, fw, 0, "status"), "counters", "syn_received"); n != proxied {
-						t.Errorf("%v SYNs were answered while the namespace drained", n-proxied)
-					}
-					// One is half closed, with the server's answer still to come.
-					if err := half.conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
-						t.Fatal(err)
-					}
-					if _, err := io.WriteString(half.conn, "last words\n"); err != nil {
-						t.Fatal(err)
-					}
-					if err := half.conn.CloseWrite(); err != nil {
-						t.Fatal(err)
-					}
-					if answer, err := half.in.ReadString('\n'); err != nil || answer != "last words\n" {
-						t.Errorf("half closed: %q, %v", answer, err)
-					}
-					half.conn.Close()
-					time.Sleep(300 * time.Millisecond)
-					alive(t, c)
-					select {
-					case <-done:
-						t.Fatalf("revert did not wait: %s", out)
-					default:
-					}
-					c.conn.Close()
-					<-done
-					r := oneObject(t, out.String())
-					if cmd.ProcessState.ExitCode() != 0 || r["state"] != "absent" || number(t, r, "remaining") != 0 {
-						t.Errorf("exit %d: %s", cmd.ProcessState.ExitCode(), out)
-					}
-					sameDump(t, before, inAnyOrder(dump(t, fw)))
-				})
+	for _, c := range combinations() {
+		backend, p, mode := c.backend, c.place, c.mode
+		t.Run(c.String(), func(t *testing.T) {
+			topo := newTopology(t)
+			fw := topo.Firewall
+			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+			if backend == rules.Legacy {
+				foreignRules(t, fw) // its tables cannot be unmade
 			}
-		}
+			before := inAnyOrder(dump(t, fw))
+			mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--mode", string(mode))
+			c, half := dialTalker(t, "whole", topo.Client, web), dialTalker(t, "half", topo.Client, web)
+			cmd, out, done := background(t, fw, "revert", "--json")
+			until(t, "the namespace drains", func() bool {
+				st := mustDo(t, fw, 0, "status")
+				return st["state"] == "draining" && number(t, st, "connections", "proxied") == 2 && loosely(t, fw) == "1"
+			})
+			if found := codes(mustDo(t, fw, 3, "verify")); !slices.Contains(found, "draining") {
+				t.Errorf("verify found %v", found)
+			}
+			alive(t, c)
+			proxied := number(t, mustDo(t, fw, 0, "status"), "counters", "syn_received")
+			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 10, Mode: lab.ClientFirst})
+			if n := number(t, mustDo(t, fw, 0, "status"), "counters", "syn_received"); n != proxied {
+				t.Errorf("%v SYNs were answered while the namespace drained", n-proxied)
+			}
+			// One is half closed, with the server's answer still to come.
+			if err := half.conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(half.conn, "last words\n"); err != nil {
+				t.Fatal(err)
+			}
+			if err := half.conn.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if answer, err := half.in.ReadString('\n'); err != nil || answer != "last words\n" {
+				t.Errorf("half closed: %q, %v", answer, err)
+			}
+			half.conn.Close()
+			time.Sleep(300 * time.Millisecond)
+			alive(t, c)
+			select {
+			case <-done:
+				t.Fatalf("revert did not wait: %s", out)
+			default:
+			}
+			c.conn.Close()
+			<-done
+			r := oneObject(t, out.String())
+			if cmd.ProcessState.ExitCode() != 0 || r["state"] != "absent" || number(t, r, "remaining") != 0 {
+				t.Errorf("exit %d: %s", cmd.ProcessState.ExitCode(), out)
+			}
+			sameDump(t, before, inAnyOrder(dump(t, fw)))
+		})
 	}
 }
 

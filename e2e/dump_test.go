@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,8 +32,8 @@ func conntrackCount(t testing.TB, host *lab.Host) int {
 }
 
 // dump returns everything that the product could change on a host, for a comparison of before and after: the rules
-// as seen by all four iptables programs and by nft, the ipsets, and every sysctl of the network namespace. Counters
-// and time stamps are left out, and nothing else.
+// as seen by all four iptables programs and by nft, the ipsets, and every sysctl of the network namespace. Counters,
+// time stamps, and how the kernel hashes a set at the moment are left out, and nothing else.
 func dump(t testing.TB, host *lab.Host) string {
 	t.Helper()
 	var b strings.Builder
@@ -41,8 +42,8 @@ func dump(t testing.TB, host *lab.Host) string {
 	} {
 		fmt.Fprintf(&b, "== %s\n%s", save, normalise(run(t, host, save)))
 	}
-	fmt.Fprintf(&b, "== nft list ruleset\n%s", normalise(run(t, host, "nft", "--stateless", "list", "ruleset")))
-	fmt.Fprintf(&b, "== ipset save\n%s", run(t, host, "ipset", "save", "-sorted"))
+	fmt.Fprintf(&b, "== nft list ruleset\n%s", sortElements(normalise(run(t, host, "nft", "--stateless", "list", "ruleset"))))
+	fmt.Fprintf(&b, "== ipset save\n%s", setHash.ReplaceAllString(run(t, host, "ipset", "save", "-sorted"), ""))
 	fmt.Fprintf(&b, "== sysctl\n%s", sysctls(t, host))
 	return b.String()
 }
@@ -51,6 +52,7 @@ var (
 	remark   = regexp.MustCompile(`(?m)^#.*\n`)
 	chainHit = regexp.MustCompile(`(?m)\[\d+:\d+\]`)
 	ruleHit  = regexp.MustCompile(`counter packets \d+ bytes \d+`)
+	setHash  = regexp.MustCompile(` (hashsize|bucketsize|initval) \S+`)
 )
 
 // normalise takes the comments, which carry the time, and the counters out of a listing of rules.
@@ -58,6 +60,20 @@ func normalise(rules string) string {
 	rules = remark.ReplaceAllString(rules, "")
 	rules = chainHit.ReplaceAllString(rules, "[0:0]")
 	return ruleHit.ReplaceAllString(rules, "counter")
+}
+
+var elements = regexp.MustCompile(`(?s)elements = \{([^{}]*)\}`)
+
+// sortElements puts the elements of each set in order, a line each: nft shows them in that of the kernel's hash.
+func sortElements(listing string) string {
+	return elements.ReplaceAllStringFunc(listing, func(found string) string {
+		list := strings.Split(elements.FindStringSubmatch(found)[1], ",")
+		for i := range list {
+			list[i] = strings.TrimSpace(list[i])
+		}
+		slices.Sort(list)
+		return "elements = {\n" + strings.Join(list, "\n") + "\n}"
+	})
 }
 
 // sysctls lists every setting below /proc/sys/net as the host sees it. nf_conntrack_count is a reading, not a setting.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 const interrupted = 130
@@ -102,13 +104,13 @@ func TestInterruptChanges(t *testing.T) {
 		sameDump(t, nftListing.ReplaceAllString(s.dump, ""), nftListing.ReplaceAllString(dump(t, s.host), ""))
 	}
 	for name, signals := range interruptions {
-		t.Run("apply "+name, func(t *testing.T) { end(t, signals, applying(server+":80")...) })
+		t.Run("apply "+name, func(t *testing.T) { end(t, signals, applying(server+":80", "--backend", rules.NFT)...) })
 	}
 	s.t = t
-	s.good(applying(server + ":80")...)
+	s.good(applying(server+":80", "--backend", rules.NFT)...)
 	for _, name := range []string{"SIGINT", "all"} {
 		signals := interruptions[name]
-		t.Run("apply another "+name, func(t *testing.T) { end(t, signals, applying(server+":81")...) })
+		t.Run("apply another "+name, func(t *testing.T) { end(t, signals, applying(server+":81", "--backend", rules.NFT)...) })
 		t.Run("revert "+name, func(t *testing.T) { end(t, signals, "revert") })
 	}
 }
@@ -122,7 +124,7 @@ func TestNohup(t *testing.T) {
 		_, err := os.Stat(filepath.Join(s.work, "began"))
 		return err == nil
 	}
-	stdout, stderr, exit := s.interrupt(ready, []syscall.Signal{unix.SIGHUP, unix.SIGINT}, applying(server+":80")...)
+	stdout, stderr, exit := s.interrupt(ready, []syscall.Signal{unix.SIGHUP, unix.SIGINT}, applying(server+":80", "--backend", rules.NFT)...)
 	if exit != 0 || !strings.Contains(stdout, "applied") {
 		t.Errorf("exit %d: %s%s", exit, stdout, stderr)
 	}

@@ -291,7 +291,7 @@ func TestJSONShape(t *testing.T) {
 	apply := line("apply --interface eth0 --mss 1460 --wscale 7 --sack-perm --timestamps=false " + local + " " + web)
 	check(s.good(append(apply, "--dry-run")...), applyShape)
 	check(s.good(apply...), applyShape)
-	run(t, s.host, "iptables-nft", line("-t raw -F SYNPROXYCTL_PRE")...)
+	run(t, s.host, "nft", "flush chain ip synproxyctl SYNPROXYCTL_RAW_PREROUTING")
 	check(s.good("status"), statusShape)
 	check(s.exits(honestNo, "verify"), verifyShape)
 	check(s.good(line("doctor --interface eth0 "+local+" "+web)...), doctorShape)

@@ -75,35 +75,60 @@ func (p place) target(to netip.AddrPort, first rules.First, interfaces ...string
 // TestLiveProof proves what is protected, for each place, backend and kind of server, and denies it when a part of
 // the rules is gone.
 func TestLiveProof(t *testing.T) {
-	for _, backend := range backends {
-		for _, p := range places {
-			t.Run(backend+"-"+p.String(), func(t *testing.T) {
-				t.Parallel()
-				topo := newTopology(t)
-				web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
-				mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
-				targets := []live.Target{p.target(web, rules.FirstClient), p.target(mail, rules.FirstServer), p.target(mail, rules.FirstUnknown)}
-				for _, r := range prove(t, topo.Firewall, targets...) {
-					if r.Verdict != live.Failed || r.Code != live.NotProxied {
-						t.Errorf("before apply: %s %s %s", r.Verdict, r.Code, r.Message)
+	for _, c := range stands() {
+		backend, p := c.backend, c.place
+		t.Run(c.String(), func(t *testing.T) {
+			t.Parallel()
+			topo := newTopology(t)
+			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+			mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
+			targets := []live.Target{p.target(web, rules.FirstClient), p.target(mail, rules.FirstServer), p.target(mail, rules.FirstUnknown)}
+			for _, r := range prove(t, topo.Firewall, targets...) {
+				if r.Verdict != live.Failed || r.Code != live.NotProxied {
+					t.Errorf("before apply: %s %s %s", r.Verdict, r.Code, r.Message)
+				}
+			}
+			mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
+			for _, r := range prove(t, topo.Firewall, targets...) {
+				if backend == rules.NFTables && p.family == rules.IPv6 { // see TestIPv6Checksums
+					if r.Verdict != live.Unproven || r.Code != live.ForgedUnanswered {
+						t.Errorf("%s %s %s", r.Verdict, r.Code, r.Message)
 					}
+					continue
 				}
-				mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
-				for _, r := range prove(t, topo.Firewall, targets...) {
-					checkProven(t, r)
-				}
-				mustDo(t, topo.Firewall, 0, "verify")
-				chain := strings.ToUpper(string(p.hook))
-				unhook(t, topo.Firewall, p.program(backend), "security", chain)
-				proveOne(t, topo.Firewall, targets[0], live.Failed, live.NotProxied)
-				mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
-				unhook(t, topo.Firewall, p.program(backend), "mangle", chain)
-				// SYNs are answered, but nobody judges the cookies that come back.
-				if r := prove(t, topo.Firewall, targets[1])[0]; r.Verdict == live.Proven {
-					t.Errorf("proven without a rule for the ACK: %+v", r)
-				}
-			})
-		}
+				checkProven(t, r)
+			}
+			mustDo(t, topo.Firewall, 0, "verify")
+			if backend == rules.NFTables {
+				unprovenWithoutRules(t, topo.Firewall, p, targets, func() {
+					mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
+				})
+				return
+			}
+			chain := strings.ToUpper(string(p.hook))
+			unhook(t, topo.Firewall, p.program(backend), "security", chain)
+			proveOne(t, topo.Firewall, targets[0], live.Failed, live.NotProxied)
+			mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", "tracked")
+			unhook(t, topo.Firewall, p.program(backend), "mangle", chain)
+			// SYNs are answered, but nobody judges the cookies that come back.
+			if r := prove(t, topo.Firewall, targets[1])[0]; r.Verdict == live.Proven {
+				t.Errorf("proven without a rule for the ACK: %+v", r)
+			}
+		})
+	}
+}
+
+// unprovenWithoutRules takes rules from our table of nft, which must not be proven then.
+func unprovenWithoutRules(t *testing.T, fw *lab.Host, p place, targets []live.Target, apply func()) {
+	t.Helper()
+	table := map[rules.Family]string{rules.IPv4: "ip", rules.IPv6: "ip6"}[p.family] + " synproxyctl "
+	hook := strings.ToUpper(string(p.hook))
+	run(t, fw, "nft", "flush chain "+table+"SYNPROXYCTL_SECURITY_"+hook)
+	proveOne(t, fw, targets[0], live.Failed, live.NotProxied)
+	apply()
+	run(t, fw, "nft", "flush chain "+table+"SYNPROXYCTL_MANGLE_"+hook)
+	if r := prove(t, fw, targets[1])[0]; r.Verdict == live.Proven {
+		t.Errorf("proven without a rule for the ACK: %+v", r)
 	}
 }
 
@@ -156,6 +181,9 @@ func TestLiveByInterface(t *testing.T) {
 			run(t, fw, "ip", "link", "set", "eth2", "down")
 			proveOne(t, fw, both, live.Unproven, live.NoInterface)
 			run(t, fw, "ip", "link", "set", "eth2", "up")
+			until(t, "eth2 works", func() bool {
+				return strings.Contains(run(t, fw, "ip", "link", "show", "eth2"), "state UP") && strings.Contains(run(t, fw, "ip", "-6", "address", "show", "eth2", "-tentative"), "fe80::")
+			})
 			if p.family == rules.IPv4 {
 				for _, at := range []string{"all", "eth0"} {
 					tune(t, fw, "net.ipv4.conf."+at+".rp_filter=1")

@@ -118,7 +118,7 @@ func TestDockerWho(t *testing.T) {
 	for i, d := range dockerDenials {
 		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()
-			s := newStand(t, place{rules.Forward, rules.Families[i%2]}, rules.NFT)
+			s := newStand(t, place{rules.Forward, rules.Families[i%2]}, turnOf(i))
 			web, mail := s.docker("")
 			s.xtables(d.rules)
 			server := s.web.Addr()
@@ -129,7 +129,7 @@ func TestDockerWho(t *testing.T) {
 			for port, public := range map[int]netip.AddrPort{80: web, 25: mail} {
 				exit := map[bool]int{true: 5}[d.refused]
 				mode := map[int]lab.Mode{80: lab.ClientFirst, 25: lab.ServerFirst}[port]
-				mustDo(s, s.Firewall, exit, "apply", public.String(), "--to", netip.AddrPortFrom(server, uint16(port)).String())
+				mustDo(s, s.Firewall, exit, "apply", public.String(), "--to", netip.AddrPortFrom(server, uint16(port)).String(), "--backend", s.backend)
 				s.good(public, lab.LoadConfig{Connections: 5, Mode: mode})
 				if served, answered := s.getsIn(s.Attacker); served || answered || s.hears(s.Attacker, mail) {
 					s.Errorf("after apply, the foe: served %v, SYN+ACK %v", served, answered)
@@ -213,6 +213,7 @@ func TestRedirect(t *testing.T) {
 				public := netip.AddrPortFrom(s.web.Addr(), s.web.Port()+8000)
 				mustDo(s, s.Firewall, 5, "apply", public.String(), "--to", s.web.String(), "--backend", backend)
 				s.xtables("-A INPUT -p tcp -m multiport --dports 25,80 -m conntrack --ctstate NEW -j ACCEPT")
+				strictOutput(s, s.Firewall, p, backend, netip.AddrPortFrom(s.web.Addr(), 8080).String(), "--to", s.web.String())
 				before := dump(s, s.Firewall)
 				for server, mode := range map[netip.AddrPort]lab.Mode{s.web: lab.ClientFirst, s.mail: lab.ServerFirst} {
 					public := netip.AddrPortFrom(server.Addr(), server.Port()+8000)

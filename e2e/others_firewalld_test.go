@@ -129,8 +129,8 @@ func TestFirewalld(t *testing.T) {
 		events               []string
 	}{
 		{place{rules.Input, rules.IPv4}, rules.NFT, "nftables", "rich rule", []string{"--reload", "--panic-on --panic-off"}},
-		{place{rules.Forward, rules.IPv6}, rules.NFT, "nftables", "rich rule", []string{"--complete-reload"}},
-		{place{rules.Forward, rules.IPv4}, rules.NFT, "nftables", "zones by source", []string{"stop", "start"}},
+		{place{rules.Forward, rules.IPv6}, rules.NFTables, "nftables", "rich rule", []string{"--complete-reload"}},
+		{place{rules.Forward, rules.IPv4}, rules.NFTables, "nftables", "zones by source", []string{"stop", "start"}},
 		{place{rules.Input, rules.IPv6}, rules.Legacy, "nftables", "rich rules that allow", []string{"--reload"}},
 		{place{rules.Input, rules.IPv6}, rules.NFT, "iptables", "rich rule", []string{"--complete-reload"}},
 		{place{rules.Forward, rules.IPv4}, rules.Legacy, "iptables", "zones by source", []string{"--reload", "stop", "start"}},

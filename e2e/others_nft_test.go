@@ -109,7 +109,7 @@ func TestOthersBlockers(t *testing.T) {
 	for i, b := range blockers {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
-			s := newStand(t, place{b.hook, rules.Families[i%2]}, rules.NFT)
+			s := newStand(t, place{b.hook, rules.Families[i%2]}, []string{rules.NFT, rules.NFTables}[i/2%2])
 			if b.nft {
 				s.nft(b.rules)
 			} else {
@@ -118,7 +118,7 @@ func TestOthersBlockers(t *testing.T) {
 			if served, _ := s.getsIn(s.Client); !served {
 				s.Fatal("unprotected, the friend is not served")
 			}
-			stdout, stderr, exit := synproxyctl(s, s.Firewall, "apply", s.web.String(), s.mail.String())
+			stdout, stderr, exit := synproxyctl(s, s.Firewall, "apply", s.web.String(), s.mail.String(), "--backend", s.backend)
 			served, answered := s.getsIn(s.Client)
 			s.Logf("apply: exit %d, then served %v, SYN+ACK %v", exit, served, answered)
 			if exit == 0 && served {
@@ -129,7 +129,8 @@ func TestOthersBlockers(t *testing.T) {
 }
 
 // TestLaterDenials shows the limit of what is honoured: rules for new connections that come after the SYN is answered
-// deny nobody. iptables-nft has the security table at the priority 150, the kernel and iptables-legacy at 50.
+// deny nobody. iptables-nft has the security table at the priority 150, the kernel and iptables-legacy at 50, and the
+// backend nftables answers at 200.
 func TestLaterDenials(t *testing.T) {
 	const late = `table inet theirs { chain late { type filter hook $HOOK priority %d; $IP saddr $FOE ct state new drop; }; }`
 	for _, c := range []struct {
@@ -140,6 +141,9 @@ func TestLaterDenials(t *testing.T) {
 		{"base chain at 60", rules.NFT, fmt.Sprintf(late, 60), false, false},
 		{"base chain at 60", rules.Legacy, fmt.Sprintf(late, 60), true, true},
 		{"base chain at 160", rules.NFT, fmt.Sprintf(late, 160), true, true},
+		{"security table", rules.NFTables, "", false, false},
+		{"base chain at 160", rules.NFTables, fmt.Sprintf(late, 160), false, false},
+		{"base chain at 210", rules.NFTables, fmt.Sprintf(late, 210), true, true},
 	} {
 		t.Run(c.name+" "+c.backend, func(t *testing.T) {
 			t.Parallel()

@@ -92,7 +92,12 @@ func TestOthersRules(t *testing.T) {
 			test := func(s *stand) {
 				s.sets()
 				s.xtables(g.rules)
-				s.asBefore(!g.open, func() { s.apply() })
+				s.asBefore(!g.open, func() {
+					if g.strict {
+						s.strictOutput()
+					}
+					s.apply()
+				})
 				if g.strict {
 					s.flooded()
 				}
@@ -184,7 +189,7 @@ func TestLimitsInFlight(t *testing.T) {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
 			p := place{[]rules.Hook{rules.Forward, rules.Input}[i%2], rules.IPv4}
-			bare, s := newStand(t, p, backends[i%2]), newStand(t, p, backends[i%2])
+			bare, s := newStand(t, p, turnOf(i)), newStand(t, p, turnOf(i))
 			bare.xtables(l.rules)
 			s.xtables(l.rules)
 			s.apply()

@@ -50,10 +50,15 @@ func eachStand(t *testing.T, test func(s *stand)) {
 	}
 }
 
-// twoStands runs a test with both backends, at two places that differ in all, and are others for each of four turns.
+// twoStands runs a test with two backends, at two places that differ in all. Both are others for each turn; with -full
+// all backends have each of them.
 func twoStands(t *testing.T, turn int, test func(s *stand)) {
 	t.Helper()
 	for i, backend := range backends {
+		i = (i - turn%len(backends) + len(backends)) % len(backends)
+		if i == 2 && !*full {
+			continue
+		}
 		p := places[turn%len(places)]
 		if i == 1 {
 			p = places[len(places)-1-turn%len(places)]
@@ -105,6 +110,12 @@ func (s *stand) nft(text string) {
 func (s *stand) apply() map[string]any {
 	s.Helper()
 	return mustDo(s, s.Firewall, 0, "apply", s.web.String(), s.mail.String(), "--backend", s.backend)
+}
+
+// strictOutput is [strictOutput] for both services of the stand.
+func (s *stand) strictOutput() {
+	s.Helper()
+	strictOutput(s, s.Firewall, s.place, s.backend, s.web.String(), s.mail.String())
 }
 
 // counters returns how many SYNs were answered and how many valid cookies came back.
@@ -201,6 +212,9 @@ func (s *stand) keptOut() {
 // flooded sends SYNs that the rules let pass while the friend connects.
 func (s *stand) flooded() {
 	s.Helper()
+	if s.backend == rules.NFTables && s.family == rules.IPv6 {
+		return // see TestIPv6Checksums
+	}
 	const syns = 20_000
 	before := conntrackCount(s, s.Firewall)
 	received, _ := s.counters()

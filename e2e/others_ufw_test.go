@@ -62,15 +62,18 @@ func (a *annex) doorkeeper() {
 
 // TestUFW protects services behind a real ufw, which is then reloaded, turned off and on, told to deny what goes out, and reset.
 func TestUFW(t *testing.T) {
-	for turn := range 2 {
+	for turn := range backends {
 		twoStands(t, turn, func(s *stand) {
 			a := s.ufw()
 			a.doorkeeper()
 			a.run("ufw", "--force", "enable")
 			s.asBefore(true, func() { s.apply() })
 			s.flooded()
-			for _, event := range [][]string{{"disable", "enable", "reload"}, {"default deny outgoing", "reload", "reset"}}[turn] {
+			for _, event := range [][]string{{"disable", "enable", "reload"}, {"default deny outgoing", "reload", "reset"}}[turn%2] {
 				a.run("ufw", strings.Fields("--force "+event)...)
+				if event == "default deny outgoing" {
+					s.strictOutput()
+				}
 				s.mended("ufw "+event, event != "disable" && event != "reset")
 			}
 		})

@@ -21,21 +21,26 @@ var places = []place{
 	{rules.Input, rules.IPv4}, {rules.Input, rules.IPv6}, {rules.Forward, rules.IPv4}, {rules.Forward, rules.IPv6},
 }
 
-var backends = []string{rules.NFT, rules.Legacy, rules.NFTables}
-
 func (p place) String() string { return fmt.Sprintf("%s-%s", p.hook, p.family) }
 
 // host returns the host that the service runs on, and its address.
 func (p place) host(topo *lab.Topology) (*lab.Host, netip.Addr) {
+	if p.hook == rules.Input {
+		return topo.Firewall, p.address()
+	}
+	return topo.Server, p.address()
+}
+
+func (p place) address() netip.Addr {
 	switch p {
 	case place{rules.Input, rules.IPv4}:
-		return topo.Firewall, lab.FirewallV4
+		return lab.FirewallV4
 	case place{rules.Input, rules.IPv6}:
-		return topo.Firewall, lab.FirewallV6
+		return lab.FirewallV6
 	case place{rules.Forward, rules.IPv4}:
-		return topo.Server, lab.ServerV4
+		return lab.ServerV4
 	}
-	return topo.Server, lab.ServerV6
+	return lab.ServerV6
 }
 
 // serve starts a server at the place and returns its address.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,70 +62,93 @@ func TestThirdACKIsNotRejected(t *testing.T) {
 // server keeps the client's options in the timestamp, so the repair must not remove it; and a local one sends its
 // SYN+ACK without a socket, as the proxy does.
 func TestBackendWithSYNCookies(t *testing.T) {
-	for _, backend := range backends {
-		for _, p := range places {
-			t.Run(backend+"-"+p.String(), func(t *testing.T) {
-				topo := newTopology(t)
-				host, _ := p.host(topo)
-				if err := host.SetSysctl("net.ipv4.tcp_syncookies", "2"); err != nil {
-					t.Fatal(err)
-				}
-				web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
-				mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
-				bulk := p.serve(t, topo, 90, lab.ServerConfig{Mode: lab.Bulk})
-				dropBareSYNs(t, topo, p, backend, web)
-				dropBareSYNs(t, topo, p, backend, mail)
-				done := mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), bulk.String(), "--backend", backend)
-				if s := done["services"].([]any)[0].(map[string]any); s["third_ack"] != string(rules.RepairNotrack) {
-					t.Errorf("service: %v", s)
-				}
-				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 30, Mode: lab.ClientFirst})
-				allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 30, Mode: lab.ServerFirst})
-				for _, d := range []lab.Direction{lab.Upload, lab.Download} {
-					transfer(t, topo.Client, bulk, d, 20<<20)
-				}
-			})
-		}
+	for _, c := range stands() {
+		backend, p := c.backend, c.place
+		t.Run(c.String(), func(t *testing.T) {
+			topo := newTopology(t)
+			host, _ := p.host(topo)
+			if err := host.SetSysctl("net.ipv4.tcp_syncookies", "2"); err != nil {
+				t.Fatal(err)
+			}
+			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+			mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
+			bulk := p.serve(t, topo, 90, lab.ServerConfig{Mode: lab.Bulk})
+			dropBareSYNs(t, topo, p, backend, web)
+			dropBareSYNs(t, topo, p, backend, mail)
+			done := mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), bulk.String(), "--backend", backend)
+			if s := done["services"].([]any)[0].(map[string]any); s["third_ack"] != string(rules.RepairNotrack) {
+				t.Errorf("service: %v", s)
+			}
+			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 30, Mode: lab.ClientFirst})
+			allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 30, Mode: lab.ServerFirst})
+			for _, d := range []lab.Direction{lab.Upload, lab.Download} {
+				transfer(t, topo.Client, bulk, d, 20<<20)
+			}
+		})
+	}
+}
+
+// strictOutput tells that a firewall lets only go what its own rules know. Rules of ours for iptables come before those,
+// in the same chains. Those of nf_tables cannot: the protection must be refused until the firewall's own rules let go
+// what the proxy sends.
+func strictOutput(t testing.TB, fw *lab.Host, p place, backend string, args ...string) {
+	t.Helper()
+	if backend != rules.NFTables {
+		return
+	}
+	before := dump(t, fw)
+	refused := mustDo(t, fw, 5, slices.Concat([]string{"apply", "--backend", backend}, explicit, args)...)
+	if message := fmt.Sprint(refused["error"]); !strings.Contains(strings.ToLower(message), "output") {
+		t.Errorf("refused: %s", message)
+	}
+	sameDump(t, before, dump(t, fw))
+	addr := p.address().String()
+	for _, rule := range [][]string{
+		{"OUTPUT", "-s", addr, "--sports", "25,80,8025,8080"},
+		{"OUTPUT", "-d", addr, "--dports", "25,80,8025,8080"},
+		{"INPUT", "-d", addr, "--dports", "25,80", "-i", "lo"},
+	} {
+		run(t, fw, p.program(backend), slices.Concat([]string{"--wait", "5", "-I", rule[0], "-p", "tcp", "-m", "multiport"}, rule[1:], []string{"-j", "ACCEPT"})...)
 	}
 }
 
 // TestRestrictiveFirewall protects services on a firewall whose policies are all DROP, which accepts established
 // connections, drops invalid packets and has rules for new ones.
 func TestRestrictiveFirewall(t *testing.T) {
-	for _, backend := range backends {
-		for _, p := range places {
-			t.Run(backend+"-"+p.String(), func(t *testing.T) {
-				topo := newTopology(t)
-				web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
-				mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
-				program := p.program(backend)
-				foreignRules(t, topo.Firewall)
-				for _, chain := range []string{"INPUT", "FORWARD", "OUTPUT"} {
-					run(t, topo.Firewall, program, "-A", chain, "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
-					run(t, topo.Firewall, program, "-A", chain, "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
-					if p.family == rules.IPv6 {
-						run(t, topo.Firewall, program, "-A", chain, "-p", "ipv6-icmp", "-j", "ACCEPT")
-					}
+	for _, c := range stands() {
+		backend, p := c.backend, c.place
+		t.Run(c.String(), func(t *testing.T) {
+			topo := newTopology(t)
+			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+			mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
+			program := p.program(backend)
+			foreignRules(t, topo.Firewall)
+			for _, chain := range []string{"INPUT", "FORWARD", "OUTPUT"} {
+				run(t, topo.Firewall, program, "-A", chain, "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
+				run(t, topo.Firewall, program, "-A", chain, "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+				if p.family == rules.IPv6 {
+					run(t, topo.Firewall, program, "-A", chain, "-p", "ipv6-icmp", "-j", "ACCEPT")
 				}
-				for _, server := range []netip.AddrPort{web, mail} {
-					run(t, topo.Firewall, program, "-A", strings.ToUpper(string(p.hook)), "-p", "tcp", "-d", server.Addr().String(),
-						"--dport", fmt.Sprint(server.Port()), "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
-				}
-				// Its own programs, the probe among them, may go out.
-				run(t, topo.Firewall, program, "-A", "OUTPUT", "-m", "addrtype", "--src-type", "LOCAL", "-j", "ACCEPT")
-				run(t, topo.Firewall, program, "-A", "INPUT", "-i", "lo", "-m", "addrtype", "--src-type", "LOCAL", "-j", "ACCEPT")
-				for _, chain := range []string{"INPUT", "FORWARD", "OUTPUT"} {
-					run(t, topo.Firewall, program, "-P", chain, "DROP")
-				}
-				before := dump(t, topo.Firewall)
-				mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend)
-				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 20, Mode: lab.ClientFirst})
-				allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 20, Mode: lab.ServerFirst})
-				allGood(t, topo.Firewall, web, lab.LoadConfig{Connections: 3, Mode: lab.ClientFirst})
-				mustDo(t, topo.Firewall, 0, "revert")
-				sameDump(t, before, dump(t, topo.Firewall))
-			})
-		}
+			}
+			for _, server := range []netip.AddrPort{web, mail} {
+				run(t, topo.Firewall, program, "-A", strings.ToUpper(string(p.hook)), "-p", "tcp", "-d", server.Addr().String(),
+					"--dport", fmt.Sprint(server.Port()), "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
+			}
+			// Its own programs, the probe among them, may go out.
+			run(t, topo.Firewall, program, "-A", "OUTPUT", "-m", "addrtype", "--src-type", "LOCAL", "-j", "ACCEPT")
+			run(t, topo.Firewall, program, "-A", "INPUT", "-i", "lo", "-m", "addrtype", "--src-type", "LOCAL", "-j", "ACCEPT")
+			for _, chain := range []string{"INPUT", "FORWARD", "OUTPUT"} {
+				run(t, topo.Firewall, program, "-P", chain, "DROP")
+			}
+			strictOutput(t, topo.Firewall, p, backend, web.String(), mail.String())
+			before := dump(t, topo.Firewall)
+			mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend)
+			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 20, Mode: lab.ClientFirst})
+			allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 20, Mode: lab.ServerFirst})
+			allGood(t, topo.Firewall, web, lab.LoadConfig{Connections: 3, Mode: lab.ClientFirst})
+			mustDo(t, topo.Firewall, 0, "revert")
+			sameDump(t, before, dump(t, topo.Firewall))
+		})
 	}
 }
 
@@ -132,28 +156,26 @@ func TestRestrictiveFirewall(t *testing.T) {
 // packets of established connections. What the proxy sends must go all the same, the ACK that opens the window too:
 // without it a client waits 200 ms.
 func TestStrictOutput(t *testing.T) {
-	for _, backend := range backends {
-		for _, p := range []place{on4, places[1]} {
-			for _, mode := range []rules.Mode{rules.ModeTracked, rules.ModeNotrack} {
-				t.Run(fmt.Sprintf("%s-%s-%s", backend, p, mode), func(t *testing.T) {
-					topo := newTopology(t)
-					web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
-					mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
-					program := p.program(backend)
-					run(t, topo.Firewall, program, "-A", "OUTPUT", "-m", "owner", "--socket-exists", "-j", "ACCEPT")
-					run(t, topo.Firewall, program, "-A", "OUTPUT", "-p", "tcp", "--tcp-flags", "RST", "RST", "-j", "ACCEPT")
-					if p.family == rules.IPv6 {
-						run(t, topo.Firewall, program, "-A", "OUTPUT", "-p", "ipv6-icmp", "-j", "ACCEPT")
-					}
-					run(t, topo.Firewall, program, "-P", "OUTPUT", "DROP")
-					mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", string(mode))
-					allGood(t, topo.Client, web, lab.LoadConfig{Connections: 20, Mode: lab.ClientFirst})
-					allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 20, Mode: lab.ServerFirst})
-					if n := cookies(t, topo.Firewall); n != 40 {
-						t.Errorf("%v of 40 connections passed the proxy", n)
-					}
-				})
+	for _, c := range combinations() {
+		backend, p, mode := c.backend, c.place, c.mode
+		t.Run(c.String(), func(t *testing.T) {
+			topo := newTopology(t)
+			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+			mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
+			program := p.program(backend)
+			run(t, topo.Firewall, program, "-A", "OUTPUT", "-m", "owner", "--socket-exists", "-j", "ACCEPT")
+			run(t, topo.Firewall, program, "-A", "OUTPUT", "-p", "tcp", "--tcp-flags", "RST", "RST", "-j", "ACCEPT")
+			if p.family == rules.IPv6 {
+				run(t, topo.Firewall, program, "-A", "OUTPUT", "-p", "ipv6-icmp", "-j", "ACCEPT")
 			}
-		}
+			run(t, topo.Firewall, program, "-P", "OUTPUT", "DROP")
+			strictOutput(t, topo.Firewall, p, backend, web.String(), mail.String(), "--mode", string(mode))
+			mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend, "--mode", string(mode))
+			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 20, Mode: lab.ClientFirst})
+			allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 20, Mode: lab.ServerFirst})
+			if n := cookies(t, topo.Firewall); n != 40 {
+				t.Errorf("%v of 40 connections passed the proxy", n)
+			}
+		})
 	}
 }

@@ -18,22 +18,21 @@ func cookies(t testing.TB, fw *lab.Host) float64 {
 
 // TestInterfaces protects a service only against what comes in by one interface.
 func TestInterfaces(t *testing.T) {
-	for _, backend := range backends {
-		for _, p := range places {
-			t.Run(backend+"-"+p.String(), func(t *testing.T) {
-				topo := newTopology(t)
-				web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
-				mustDo(t, topo.Firewall, 0, "apply", web.String(), "--interface", "eth0", "--backend", backend, "--first", "client")
-				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
-				if n := cookies(t, topo.Firewall); n != 5 {
-					t.Errorf("%v connections of 5 passed the proxy", n)
-				}
-				allGood(t, topo.Attacker, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
-				if n := cookies(t, topo.Firewall); n != 5 {
-					t.Errorf("connections by the other interface passed the proxy: %v", n)
-				}
-			})
-		}
+	for _, c := range stands() {
+		backend, p := c.backend, c.place
+		t.Run(c.String(), func(t *testing.T) {
+			topo := newTopology(t)
+			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+			mustDo(t, topo.Firewall, 0, "apply", web.String(), "--interface", "eth0", "--backend", backend, "--first", "client")
+			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
+			if n := cookies(t, topo.Firewall); n != 5 {
+				t.Errorf("%v connections of 5 passed the proxy", n)
+			}
+			allGood(t, topo.Attacker, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
+			if n := cookies(t, topo.Firewall); n != 5 {
+				t.Errorf("connections by the other interface passed the proxy: %v", n)
+			}
+		})
 	}
 }
 
@@ -126,9 +125,9 @@ func TestPrefixSparesTheFirewall(t *testing.T) {
 				routed := on4.serve(t, topo, 22, lab.ServerConfig{Mode: lab.ServerFirst})
 				own := serve(t, topo.Firewall, lab.ServerConfig{Mode: lab.ServerFirst, Address: netip.AddrPortFrom(lab.InsideV4, 22)}).Address()
 				for _, chain := range []string{"INPUT", "FORWARD"} {
-					run(t, topo.Firewall, backend, "-P", chain, "DROP")
-					run(t, topo.Firewall, backend, "-A", chain, "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
-					run(t, topo.Firewall, backend, "-A", chain, "-p", "tcp", "--dport", "22", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
+					run(t, topo.Firewall, on4.program(backend), "-P", chain, "DROP")
+					run(t, topo.Firewall, on4.program(backend), "-A", chain, "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
+					run(t, topo.Firewall, on4.program(backend), "-A", chain, "-p", "tcp", "--dport", "22", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
 				}
 				args := append([]string{"apply", "10.77.2.0/24:22", "--hook", string(hook), "--backend", backend, "--first", "server"}, explicit...)
 				mustDo(t, topo.Firewall, 0, args...)
@@ -144,25 +143,24 @@ func TestPrefixSparesTheFirewall(t *testing.T) {
 
 // TestRawDenials shows that sources which the host denies in the raw table stay out, as the README says.
 func TestRawDenials(t *testing.T) {
-	for _, backend := range backends {
-		for _, p := range places {
-			t.Run(backend+"-"+p.String(), func(t *testing.T) {
-				topo := newTopology(t)
-				web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
-				source := lab.ClientV4.String()
-				if p.family == rules.IPv6 {
-					source = lab.ClientV6.String()
-				}
-				mustDo(t, topo.Firewall, 0, "apply", web.String(), "--backend", backend, "--first", "client")
-				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 2, Mode: lab.ClientFirst})
-				run(t, topo.Firewall, p.program(backend), "-t", "raw", "-A", "PREROUTING", "-s", source, "-j", "DROP")
-				mustDo(t, topo.Firewall, 0, "verify")
-				res := load(t, topo.Client, web, lab.LoadConfig{Connections: 2, Concurrency: 2, Mode: lab.ClientFirst, Timeout: time.Second / 2})
-				if res.OK != 0 {
-					t.Errorf("a denied source got in: %v", res)
-				}
-				allGood(t, topo.Attacker, web, lab.LoadConfig{Connections: 2, Mode: lab.ClientFirst})
-			})
-		}
+	for _, c := range stands() {
+		backend, p := c.backend, c.place
+		t.Run(c.String(), func(t *testing.T) {
+			topo := newTopology(t)
+			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+			source := lab.ClientV4.String()
+			if p.family == rules.IPv6 {
+				source = lab.ClientV6.String()
+			}
+			mustDo(t, topo.Firewall, 0, "apply", web.String(), "--backend", backend, "--first", "client")
+			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 2, Mode: lab.ClientFirst})
+			run(t, topo.Firewall, p.program(backend), "-t", "raw", "-A", "PREROUTING", "-s", source, "-j", "DROP")
+			mustDo(t, topo.Firewall, 0, "verify")
+			res := load(t, topo.Client, web, lab.LoadConfig{Connections: 2, Concurrency: 2, Mode: lab.ClientFirst, Timeout: time.Second / 2})
+			if res.OK != 0 {
+				t.Errorf("a denied source got in: %v", res)
+			}
+			allGood(t, topo.Attacker, web, lab.LoadConfig{Connections: 2, Mode: lab.ClientFirst})
+		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/synproxyctl/synproxyctl/internal/protect"
+	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
 // TestSignals sends each signal that ends a program at the events of each sequence. What was begun goes back, to the
@@ -22,7 +23,11 @@ func TestSignals(t *testing.T) {
 			jobs = append(jobs, func() {
 				t.Run(seq.name+"/"+backend, func(t *testing.T) {
 					l := newLane(t, seq, backend)
-					for n, more := 1+b, true; more; n += len(backends) {
+					first, step := 1+b, 2 // the variants of iptables have the same events
+					if *full || backend == rules.NFTables {
+						first, step = 1, 1
+					}
+					for n, more := first, true; more; n += step {
 						more = l.signal(n, signals[n%len(signals)])
 					}
 				})

@@ -18,17 +18,18 @@ import (
 
 // A trier is a host with a service whose protection is tried.
 type trier struct {
-	t      *testing.T
-	topo   *lab.Topology
-	fw     *lab.Host
-	web    string
-	before string
+	t       *testing.T
+	topo    *lab.Topology
+	fw      *lab.Host
+	web     string
+	backend string
+	before  string
 }
 
-func newTrier(t *testing.T) *trier {
+func newTrier(t *testing.T, backend string) *trier {
 	t.Helper()
 	t.Parallel()
-	r := &trier{t: t, topo: newTopology(t)}
+	r := &trier{t: t, topo: newTopology(t), backend: backend}
 	r.fw = r.topo.Firewall
 	r.web = on4.serve(t, r.topo, 80, lab.ServerConfig{Mode: lab.ClientFirst}).String()
 	runInput(t, r.fw, trackAll, "nft", "-f", "-")
@@ -45,7 +46,7 @@ func (r *trier) state() string { return inAnyOrder(dump(r.t, r.fw)) + hostRecord
 
 // applying is an apply of the service with given options.
 func (r *trier) applying(more ...string) []string {
-	return slices.Concat([]string{"apply", r.web, "--backend", rules.NFT, "--first", "client"}, explicit, more)
+	return slices.Concat([]string{"apply", r.web, "--backend", r.backend, "--first", "client"}, explicit, more)
 }
 
 func (r *trier) apply(more ...string) map[string]any {
@@ -98,7 +99,7 @@ func (r *trier) gone() {
 }
 
 func TestTryFirst(t *testing.T) {
-	r := newTrier(t)
+	r := newTrier(t, rules.NFTables)
 	done := r.apply("--try", "1s")
 	if left := number(t, done, "pending", "seconds_left"); left < 0 || left > 1 {
 		t.Errorf("pending for %v seconds", left)
@@ -118,7 +119,7 @@ func TestTryFirst(t *testing.T) {
 }
 
 func TestTryChange(t *testing.T) {
-	r := newTrier(t)
+	r := newTrier(t, rules.NFT)
 	r.apply()
 	begun := r.state()
 	c := r.connect()
@@ -135,7 +136,7 @@ func TestTryChange(t *testing.T) {
 // TestTryWithoutSession takes everything away that the guard could hang on: the process that started it, its session,
 // its process group and its terminal.
 func TestTryWithoutSession(t *testing.T) {
-	r := newTrier(t)
+	r := newTrier(t, rules.NFT)
 	r.apply()
 	begun := r.state()
 	path, err := program()
@@ -169,7 +170,7 @@ func TestTryWithoutSession(t *testing.T) {
 }
 
 func TestTryConfirmed(t *testing.T) {
-	r := newTrier(t)
+	r := newTrier(t, rules.NFTables)
 	mustDo(t, r.fw, 5, "confirm")
 	r.apply("--try", "1500ms")
 	mustDo(t, r.fw, 0, "confirm")
@@ -186,7 +187,7 @@ func TestTryConfirmed(t *testing.T) {
 
 // TestTryTooLate kills the guard, so that nobody takes the change back.
 func TestTryTooLate(t *testing.T) {
-	r := newTrier(t)
+	r := newTrier(t, rules.NFTables)
 	r.apply("--try", "1s")
 	if err := syscall.Kill(r.guardOf(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -207,7 +208,7 @@ func TestTryTooLate(t *testing.T) {
 
 // TestTryAndThen ends a try by other commands than confirm.
 func TestTryAndThen(t *testing.T) {
-	r := newTrier(t)
+	r := newTrier(t, rules.NFT)
 	r.apply("--try", "1500ms")
 	r.apply("--lock-timeout", "0s") // the guard holds no lock
 	wanted := r.state()
@@ -230,7 +231,7 @@ func TestTryAndThen(t *testing.T) {
 
 // TestTryFails lets an apply fail that has a guard.
 func TestTryFails(t *testing.T) {
-	r := newTrier(t)
+	r := newTrier(t, rules.NFT)
 	s := newStage(t, r.fw)
 	s.remember()
 	s.swap(nil, map[string]string{"iptables-nft-restore": `text=$(cat); case "$text" in *'*security'*) echo no security >&2; exit 1;; esac; echo "$text" | REAL/iptables-nft-restore "$@"`})
@@ -241,7 +242,7 @@ func TestTryFails(t *testing.T) {
 
 // TestTryReturnsAtOnce makes sure that the guard keeps nothing open for which the caller of its caller waits.
 func TestTryReturnsAtOnce(t *testing.T) {
-	r := newTrier(t)
+	r := newTrier(t, rules.NFTables)
 	path, err := program()
 	if err != nil {
 		t.Fatal(err)

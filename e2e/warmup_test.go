@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -14,69 +13,68 @@ import (
 // those that talk and those that are silent, of the host itself and through it. Only silent ones through it are lost,
 // and apply says before that it cannot know them.
 func TestApplyKeepsConnections(t *testing.T) {
-	for _, backend := range backends {
-		for _, p := range places {
-			for _, before := range []string{"1", "0"} {
-				if before == "0" && p.family == rules.IPv6 {
-					continue // one setting serves both families
-				}
-				t.Run(fmt.Sprintf("%s-%s-loose=%s", backend, p, before), func(t *testing.T) {
-					topo := newTopology(t)
-					fw := topo.Firewall
-					web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
-					// Those who manage hosts by recipes have it off since boot.
-					if err := fw.SetSysctl("net.netfilter.nf_conntrack_tcp_loose", before); err != nil {
-						t.Fatal(err)
-					}
-					settings := sysctls(t, fw)
-					active, idle := dialTalker(t, "active", topo.Client, web), dialTalker(t, "idle", topo.Client, web)
-					stop, stopped := make(chan struct{}), make(chan struct{})
-					go func() {
-						defer close(stopped)
-						for {
-							select {
-							case <-stop:
-								return
-							case <-time.After(50 * time.Millisecond):
-								alive(t, active)
-							}
-						}
-					}()
-					dry := mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--dry-run", "--warmup", "700ms")
-					done := mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--warmup", "700ms")
-					for _, object := range []map[string]any{dry, done} {
-						told := object["connections"].(map[string]any)
-						if told["tracked"] != false || told["warmup_seconds"] != 0.7 {
-							t.Errorf("connections: %v", told)
-						}
-						if want := map[rules.Hook]float64{rules.Input: 2, rules.Forward: 0}[p.hook]; told["local"] != want {
-							t.Errorf("connections of this host: %v, want %v", told["local"], want)
-						}
-						if slices.Contains(codes(object), "connections-unknown") != (p.hook == rules.Forward) {
-							t.Errorf("findings %v", codes(object))
-						}
-					}
-					close(stop)
-					<-stopped
-					if err := idle.talk(); (err == nil) != (p.hook == rules.Input) {
-						t.Errorf("the idle connection: %v", err)
-					}
-					allGood(t, topo.Client, web, lab.LoadConfig{Connections: 10, Mode: lab.ClientFirst})
-					if n := cookies(t, fw); n != 10 {
-						t.Errorf("%v of 10 connections passed the proxy", n)
-					}
-					alive(t, active)
-					again := mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--warmup", "20s")
-					if told := again["connections"].(map[string]any); again["changed"] != false || told["tracked"] != true {
-						t.Errorf("again: %v", again)
-					}
-					mustDo(t, fw, 0, "revert")
-					alive(t, active)
-					if now := sysctls(t, fw); now != settings {
-						t.Errorf("settings are not as they were")
-					}
-				})
+	for _, c := range stands() {
+		backend, p := c.backend, c.place
+		for _, before := range []string{"1", "0"} {
+			if before == "0" && p.family == rules.IPv6 {
+				continue // one setting serves both families
 			}
+			t.Run(c.String()+"-loose="+before, func(t *testing.T) {
+				topo := newTopology(t)
+				fw := topo.Firewall
+				web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+				// Those who manage hosts by recipes have it off since boot.
+				if err := fw.SetSysctl("net.netfilter.nf_conntrack_tcp_loose", before); err != nil {
+					t.Fatal(err)
+				}
+				settings := sysctls(t, fw)
+				active, idle := dialTalker(t, "active", topo.Client, web), dialTalker(t, "idle", topo.Client, web)
+				stop, stopped := make(chan struct{}), make(chan struct{})
+				go func() {
+					defer close(stopped)
+					for {
+						select {
+						case <-stop:
+							return
+						case <-time.After(50 * time.Millisecond):
+							alive(t, active)
+						}
+					}
+				}()
+				dry := mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--dry-run", "--warmup", "700ms")
+				done := mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--warmup", "700ms")
+				for _, object := range []map[string]any{dry, done} {
+					told := object["connections"].(map[string]any)
+					if told["tracked"] != false || told["warmup_seconds"] != 0.7 {
+						t.Errorf("connections: %v", told)
+					}
+					if want := map[rules.Hook]float64{rules.Input: 2, rules.Forward: 0}[p.hook]; told["local"] != want {
+						t.Errorf("connections of this host: %v, want %v", told["local"], want)
+					}
+					if slices.Contains(codes(object), "connections-unknown") != (p.hook == rules.Forward) {
+						t.Errorf("findings %v", codes(object))
+					}
+				}
+				close(stop)
+				<-stopped
+				if err := idle.talk(); (err == nil) != (p.hook == rules.Input) {
+					t.Errorf("the idle connection: %v", err)
+				}
+				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 10, Mode: lab.ClientFirst})
+				if n := cookies(t, fw); n != 10 {
+					t.Errorf("%v of 10 connections passed the proxy", n)
+				}
+				alive(t, active)
+				again := mustDo(t, fw, 0, "apply", web.String(), "--backend", backend, "--warmup", "20s")
+				if told := again["connections"].(map[string]any); again["changed"] != false || told["tracked"] != true {
+					t.Errorf("again: %v", again)
+				}
+				mustDo(t, fw, 0, "revert")
+				alive(t, active)
+				if now := sysctls(t, fw); now != settings {
+					t.Errorf("settings are not as they were")
+				}
+			})
 		}
 	}
 }

@@ -28,6 +28,7 @@ const (
 	PacketMark                   // 4 bytes, big endian
 	ReversePath                  // the route back leads where the packet came from: 1 byte, 0 or 1
 	Translated                   // destination NAT has changed the connection: 1 byte, 0 or 1
+	Owned                        // a socket of this machine sent the packet: 1 byte, 0 or 1
 	connectionMark               // 4 bytes; of no packet is it known
 	fields                       // how many there are
 )

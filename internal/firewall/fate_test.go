@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
@@ -170,6 +172,29 @@ func TestDeniedBy(t *testing.T) {
 	p := syn(func(p *Packet) { p.Source = prefix("10.0.0.1") })
 	if got := fw.Fate(p, Everything); len(got.By) != 1 || got.By[0].Text != "-A a -j DROP" {
 		t.Errorf("%s by %v, want that of chain a", got.Outcome, got.By)
+	}
+}
+
+// TestFateOfNobody: what SYNPROXY makes has no socket, and what others send may have one.
+func TestFateOfNobody(t *testing.T) {
+	const policy = "*filter\n:OUTPUT DROP [0:0]\n"
+	for lines, want := range map[string][2]Outcome{
+		"-A OUTPUT -m owner --socket-exists -j ACCEPT\n":   {Denied, Depends},
+		"-A OUTPUT -m owner ! --socket-exists -j ACCEPT\n": {Accepted, Depends},
+		"-A OUTPUT -m owner --uid-owner 0 -j ACCEPT\n":     {Denied, Depends},
+		"-A OUTPUT -m owner --gid-owner 0 -j ACCEPT\n":     {Denied, Depends},
+		"-A OUTPUT -m owner ! --uid-owner 0 -j ACCEPT\n":   {Depends, Depends},
+	} {
+		for i, made := range []bool{true, false} {
+			got := parse(t, policy+lines+"COMMIT\n").Fate(syn(func(p *Packet) { p.Hook, p.Made = Output, made }), Everything)
+			if got.Outcome != want[i] {
+				t.Errorf("%s: made %v: %s by %v, want %s", lines, made, got.Outcome, got.By, want[i])
+			}
+		}
+	}
+	_, fw := oneRule(t, expression("meta", number(unix.NFTA_META_KEY, unix.NFT_META_SKUID), number(unix.NFTA_META_DREG, unix.NFT_REG_1)), dropExpression)
+	if got := fw.Fate(syn(nil), Everything); got.Outcome != Depends {
+		t.Errorf("meta skuid: %s, want %s", got.Outcome, Depends)
 	}
 }
 

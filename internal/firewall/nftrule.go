@@ -147,6 +147,11 @@ func (c *compiler) meta(as attributes) {
 		}
 		return
 	}
+	if key == unix.NFT_META_SKUID || key == unix.NFT_META_SKGID {
+		// Without a socket the rule ends here (nft_meta_get_eval_skugid in
+		// net/netfilter/nft_meta.c, Linux 6.18).
+		c.rule.Conditions = append(c.rule.Conditions, where(Owned, exactly(1)))
+	}
 	c.put(as.uint32(unix.NFTA_META_DREG), metaLoad(key, c.interfaces), unix.IFNAMSIZ)
 }
 

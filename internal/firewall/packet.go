@@ -116,6 +116,10 @@ func (v *view) find(f Field) knowledge {
 		if v.usual || slices.Equal(v.In, []string{"lo"}) {
 			return is(1)
 		}
+	case Owned:
+		if v.Made && (v.Hook == Output || v.Hook == Postrouting) {
+			return is(0)
+		}
 	case Translated:
 		if v.Translated {
 			return is(1)

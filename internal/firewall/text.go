@@ -58,7 +58,7 @@ var fieldWords = map[Field]string{
 	Protocol: "meta l4proto", NetFamily: "meta nfproto", EtherType: "meta protocol", InInterface: "iifname",
 	OutInterface: "oifname", CTState: "ct state", SourceType: "fib saddr type", DestinationType: "fib daddr type",
 	PacketMark: "meta mark", connectionMark: "ct mark", ReversePath: "fib saddr . iif oif",
-	Translated: "ct status dnat",
+	Translated: "ct status dnat", Owned: "owner socket",
 }
 
 // String writes the condition much like nft does: it is for people to find the
@@ -202,6 +202,8 @@ func byteValue(f Field, v byte) string {
 		}
 	case ReversePath:
 		return map[byte]string{0: "missing", 1: "exists"}[v]
+	case Owned:
+		return map[byte]string{0: "none", 1: "exists"}[v]
 	}
 	return ""
 }

@@ -148,7 +148,7 @@ func (p *xtablesParser) load(module string) {
 	p.module = module
 	switch module {
 	case "tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmp6", "multiport", "conntrack", "state", "addrtype",
-		"mark", "comment", "iprange":
+		"mark", "comment", "iprange", "owner":
 	case "rpfilter":
 		p.reversePath()
 	default:
@@ -171,6 +171,16 @@ func (p *xtablesParser) reversePath() {
 		p.next()
 	}
 	p.rule.Conditions = append(p.rule.Conditions, c)
+}
+
+// owner reads whose socket it must be, which no [Packet] tells. A packet
+// without one is nobody's (owner_mt in net/netfilter/xt_owner.c, Linux 6.18).
+func (p *xtablesParser) owner() bool {
+	p.value()
+	if !p.not {
+		p.add(where(Owned, exactly(1)), true)
+	}
+	return false
 }
 
 // option reads one option and its values; false if it is not understood.
@@ -205,6 +215,10 @@ func (p *xtablesParser) option(word string) bool {
 		return p.add(addressTypes(DestinationType, p.value()))
 	case "--mark":
 		return p.module == "mark" && p.add(markValue(p.value()))
+	case "--socket-exists":
+		return p.add(where(Owned, exactly(1)), true)
+	case "--uid-owner", "--gid-owner":
+		return p.owner()
 	case "--comment":
 		p.next()
 		return true

@@ -138,7 +138,7 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	if p.old, err = s.load(); err != nil {
 		return nil, err
 	}
-	if err := h.chooseBackend(ctx, p, o.Backend); err != nil {
+	if err := h.chooseBackend(ctx, p, o.Backend, o.Services); err != nil {
 		return nil, err
 	}
 	if p.findings, err = h.foresee(ctx, p.backend.Name(), o); err != nil {
@@ -256,7 +256,7 @@ func conflicts(ds []rules.Difference) error {
 }
 
 // chooseBackend finds which backend to use, and what each of them holds.
-func (h *Host) chooseBackend(ctx context.Context, p *plan, name string) error {
+func (h *Host) chooseBackend(ctx context.Context, p *plan, name string, services []Service) error {
 	all, err := h.survey(ctx)
 	if err != nil {
 		return err
@@ -273,6 +273,12 @@ func (h *Host) chooseBackend(ctx context.Context, p *plan, name string) error {
 			choose = rules.ChooseXtables
 		}
 		b, why, err := choose(ctx)
+		if err == nil && b.Name() == rules.NFTables && slices.ContainsFunc(services, isIPv6) {
+			// Without a program of iptables, most clients are better than none.
+			if x, _, err := rules.ChooseXtables(ctx); err == nil {
+				b, why = x, "a service is IPv6, of which nftables answers only what the network card has checked"
+			}
+		}
 		if err != nil {
 			return err
 		}

@@ -41,7 +41,7 @@ func (h *Host) Doctor(ctx context.Context, services []Service, backend string) (
 		services = rec.Services
 	}
 	p := &plan{old: rec}
-	if err := h.chooseBackend(ctx, p, backend); err != nil {
+	if err := h.chooseBackend(ctx, p, backend, services); err != nil {
 		return nil, err
 	}
 	d := &Diagnosis{Backend: p.backend.Name(), Services: slices.Clone(services), Findings: []Finding{}}

@@ -15,7 +15,7 @@ func (h *Host) environment(ctx context.Context, services []Service, out outlook)
 	if err := out.routes.ask(ctx, services); err != nil {
 		return nil, err
 	}
-	found := h.settingsInTheWay(services)
+	found := append(h.settingsInTheWay(services), checksums(services, out.backend)...)
 	for _, f := range rules.Families {
 		mine := ofFamily(services, f)
 		if len(mine) == 0 {
@@ -51,6 +51,20 @@ func ofFamily(services []Service, f rules.Family) []Service {
 		}
 	}
 	return mine
+}
+
+func isIPv6(s Service) bool { return s.Family() == rules.IPv6 }
+
+// checksums tells what the kernel's nft_synproxy_do_eval gets wrong (net/netfilter/nft_synproxy.c,
+// Linux 5.3 to 6.18): it takes the checksum of every packet for one of IPv4, unless
+// the network card has already found it right, and drops what seems wrong.
+func checksums(services []Service, backend string) []Finding {
+	i := slices.IndexFunc(services, isIPv6)
+	if backend != rules.NFTables || i < 0 {
+		return nil
+	}
+	return []Finding{finding(Warn, "ipv6-checksum", "use --backend iptables for services of IPv6",
+		"%s: the kernel's nft takes checksums of IPv6 for those of IPv4: who comes by a network card that does not check them gets no answer", services[i])}
 }
 
 func kernelFamily(f rules.Family) kernel.Family {

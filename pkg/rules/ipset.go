@@ -175,7 +175,7 @@ func (i ipsets) swap(f Family, a, b string) error {
 // of them may be done.
 func (i ipsets) change(command int, f Family, name string, members []Member) error {
 	const each = 512 // an attribute's length has 16 bits
-	var list []byte // of one message after the other
+	var list []byte  // of one message after the other
 	for part := range slices.Chunk(members, each) {
 		list = list[:0]
 		for _, m := range part {
