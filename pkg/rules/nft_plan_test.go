@@ -1,10 +1,13 @@
 package rules
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // afterStep returns what a step of nftables leads to, by what it tells people.
@@ -46,7 +49,7 @@ func afterStep(t *testing.T, have Ruleset, s Step) Ruleset {
 
 // From one random policy to another it is one step, or none.
 func TestPlanNFTables(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range uint64(100) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			g := generator{rand.New(rand.NewPCG(seed, 4))}
 			p := g.policy()
@@ -69,6 +72,7 @@ func TestPlanNFTables(t *testing.T) {
 			now := have
 			for _, s := range steps {
 				now = afterStep(t, have, s)
+				checkMessages(t, s)
 			}
 			if ds := Compare(now, want); len(ds) > 0 {
 				t.Fatalf("the step does not lead there: %v", ds)
@@ -126,5 +130,108 @@ func TestPlanNFTablesOptions(t *testing.T) {
 	c := steps[0].Sets[0]
 	if len(c.Add) != 1 || len(c.Delete) != 1 || c.Add[0].Object != "synproxyctl_mss1400" || c.Delete[0].Object != "synproxyctl_none" {
 		t.Errorf("members %v come and %v go", c.Add, c.Delete)
+	}
+}
+
+// messagesOf returns the kinds of messages that a step is written as.
+func messagesOf(t *testing.T, s Step) []int {
+	t.Helper()
+	w := nftWriter{step: s, batch: &batch{}}
+	w.write()
+	if w.err != nil {
+		t.Fatal(w.err)
+	}
+	var kinds []int
+	for rest := w.buf; len(rest) > 0; {
+		size := int(binary.NativeEndian.Uint32(rest))
+		if size < 20 || size > len(rest) || size%4 != 0 {
+			t.Fatalf("a message of %d bytes, with %d left", size, len(rest))
+		}
+		if _, err := fields(rest[20:size]); err != nil {
+			t.Fatal(err)
+		}
+		kinds = append(kinds, int(rest[4]))
+		rest = rest[size:]
+	}
+	return kinds
+}
+
+// checkMessages wants all that the kernel must be told first to be told first.
+func checkMessages(t *testing.T, s Step) {
+	t.Helper()
+	kinds := messagesOf(t, s)
+	order := []int{
+		unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELOBJ, unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWRULE,
+	}
+	last := func(kind int) int { return len(kinds) - 1 - slices.Index(reversed(kinds), kind) }
+	for i, a := range order {
+		for _, b := range order[i+1:] {
+			if slices.Contains(kinds, a) && slices.Contains(kinds, b) && last(a) > slices.Index(kinds, b) {
+				t.Errorf("messages %v: a %d comes after a %d", kinds, a, b)
+			}
+		}
+	}
+	for _, pair := range [][2]int{{unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_NEWSETELEM}, {unix.NFT_MSG_DELSETELEM, unix.NFT_MSG_DELOBJ}, {unix.NFT_MSG_DELSETELEM, unix.NFT_MSG_NEWSETELEM}} {
+		if a, b := pair[0], pair[1]; slices.Contains(kinds, a) && slices.Contains(kinds, b) && last(a) > slices.Index(kinds, b) {
+			t.Errorf("messages %v: a %d comes after a %d", kinds, a, b)
+		}
+	}
+}
+
+func reversed(list []int) []int {
+	list = slices.Clone(list)
+	slices.Reverse(list)
+	return list
+}
+
+// What somebody else has put into a table of ours goes with the table, which is
+// written anew at once.
+func TestPlanNFTablesStrange(t *testing.T) {
+	want := goldenPolicies()["alike"].Ruleset(NFTables)
+	all := len(want.only(func(f Family) bool { return f == IPv4 }).Rules())
+	for name, spoil := range map[string]func(Ruleset){
+		"a rule": func(rs Ruleset) {
+			id := chainID{IPv4, Mangle, "", chainOut}
+			rs.chains[id] = append(slices.Clone(rs.chains[id]), Rule{Family: IPv4, Table: Mangle, Chain: chainOut, Foreign: "a rule of somebody else (handle 7)"})
+		},
+		"a chain elsewhere": func(rs Ruleset) {
+			id := chainID{IPv4, Mangle, "", chainOut}
+			rs.chains[id] = slices.Concat([]Rule{{Family: IPv4, Table: Mangle, Chain: chainOut, Foreign: misplacedText}}, rs.chains[id])
+		},
+		"a set": func(rs Ruleset) {
+			rs.sets[setID{IPv4, "__set0"}] = Set{Family: IPv4, Name: "__set0", Foreign: "a set of another type"}
+		},
+		"a set of another kind": func(rs Ruleset) {
+			for id, s := range rs.sets {
+				if id.family == IPv4 {
+					s.Counted, s.Mapped = s.Mapped, s.Counted
+					rs.sets[id] = s
+				}
+			}
+		},
+		"an object": func(rs Ruleset) {
+			rs.chains[chainID{IPv4, Objects, "", "c"}] = []Rule{{Family: IPv4, Table: Objects, Chain: "c", Foreign: "an object of somebody else"}}
+		},
+	} {
+		have := want.only(func(Family) bool { return true })
+		spoil(have)
+		steps := Plan(have, want)
+		if len(steps) != 1 {
+			t.Errorf("%s: %d steps", name, len(steps))
+			continue
+		}
+		kinds := messagesOf(t, steps[0])
+		rules := 0
+		for _, kind := range kinds {
+			switch kind {
+			case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_NEWOBJ:
+				rules++
+			case unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM, unix.NFT_MSG_DELOBJ:
+				t.Errorf("%s: messages %v", name, kinds)
+			}
+		}
+		if kinds[0] != unix.NFT_MSG_DELTABLE || kinds[1] != unix.NFT_MSG_NEWTABLE || rules != all {
+			t.Errorf("%s: %d rules for %d, messages %v", name, rules, all, kinds)
+		}
 	}
 }

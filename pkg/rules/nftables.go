@@ -126,6 +126,7 @@ type nftWriter struct {
 	*batch
 	table string
 	step  Step
+	made  uint32 // sets: the kernel wants a number for each that a transaction makes
 	err   error
 }
 
@@ -138,40 +139,39 @@ func (r nftReader) at(attrs ...attr) []attr { return append([]attr{leaf(1, text(
 // write puts what goes before what comes: a chain is emptied before its sets
 // go, and sets lose their members before the objects go that those use.
 func (w *nftWriter) write() {
-	have, want := w.step.have, w.step.want
+	have, want, sets := w.step.have, w.step.want, w.step.Sets
 	// Room for all elements: while it grew, it would be copied once and again.
 	const each = 96 // bytes
 	elements := 0
-	for _, c := range w.step.Sets {
+	for _, c := range sets {
 		elements += len(c.Add) + len(c.Delete)
 	}
 	w.buf = slices.Grow(w.buf, each*elements)
 	for _, f := range Families {
-		switch {
-		case !want.Uses(f) && have.Uses(f):
+		if have.Uses(f) && (!want.Uses(f) || have.strange(f, want)) {
 			w.add(f, unix.NFT_MSG_DELTABLE, 0, leaf(unix.NFTA_TABLE_NAME, text(w.table)))
-		case want.Uses(f):
+			have = have.only(func(other Family) bool { return other != f })
+			sets = setChanges(have, want, func(setID) bool { return true })
+		}
+		if want.Uses(f) {
 			w.add(f, unix.NFT_MSG_NEWTABLE, create, leaf(unix.NFTA_TABLE_NAME, text(w.table)))
 		}
 	}
-	stays := func(f Family) bool { return want.Uses(f) }
 	changed := map[chainID]bool{}
 	for _, id := range sortedIDs(union(have, want).chains) {
 		h, there := have.chains[id]
 		to, remains := want.chains[id]
-		changed[id] = there != remains || !slices.Equal(texts(h), texts(to)) || w.lookIntoGone(h)
-		if !stays(id.family) || !there || !changed[id] || id.table == Objects {
-			continue
+		changed[id] = there != remains || !slices.Equal(texts(h), texts(to))
+		if there && changed[id] && id.table != Objects {
+			w.add(id.family, unix.NFT_MSG_DELRULE, 0, w.in(leaf(unix.NFTA_RULE_CHAIN, text(id.nftName())))...)
 		}
-		w.add(id.family, unix.NFT_MSG_DELRULE, 0, w.in(leaf(unix.NFTA_RULE_CHAIN, text(id.nftName())))...)
-		if !remains || misplaced(h) {
+	}
+	for _, id := range sortedIDs(have.chains) {
+		if _, remains := want.chains[id]; !remains && id.table != Objects {
 			w.add(id.family, unix.NFT_MSG_DELCHAIN, 0, w.in(leaf(unix.NFTA_CHAIN_NAME, text(id.nftName())))...)
 		}
 	}
-	for _, c := range w.step.Sets {
-		if !stays(c.Set.Family) {
-			continue
-		}
+	for _, c := range sets {
 		if c.Remove {
 			w.add(c.Set.Family, unix.NFT_MSG_DELSET, 0, w.in(leaf(unix.NFTA_SET_NAME, text(c.Set.Name)))...)
 		} else {
@@ -179,7 +179,7 @@ func (w *nftWriter) write() {
 		}
 	}
 	for _, id := range sortedIDs(have.chains) {
-		if _, remains := want.chains[id]; id.table == Objects && !remains && stays(id.family) {
+		if _, remains := want.chains[id]; id.table == Objects && !remains {
 			w.object(unix.NFT_MSG_DELOBJ, id, nil)
 		}
 	}
@@ -188,7 +188,7 @@ func (w *nftWriter) write() {
 			w.object(unix.NFT_MSG_NEWOBJ, id, want.chains[id])
 		}
 	}
-	for _, c := range w.step.Sets {
+	for _, c := range sets {
 		if c.Set.Foreign != "" {
 			continue // like the rules
 		}
@@ -203,7 +203,7 @@ func (w *nftWriter) write() {
 		if id.table == Objects || !changed[id] {
 			continue
 		}
-		if h, there := have.chains[id]; !there || misplaced(h) {
+		if _, there := have.chains[id]; !there {
 			w.chain(id)
 		}
 		for _, r := range want.chains[id] {
@@ -212,30 +212,41 @@ func (w *nftWriter) write() {
 	}
 }
 
-// lookIntoGone reports whether rules look into a set that goes, if only to come
-// again as it should be: until then they have to go, too.
-func (w *nftWriter) lookIntoGone(rules []Rule) bool {
-	return slices.ContainsFunc(rules, func(r Rule) bool {
-		return slices.ContainsFunc(w.step.Sets, func(c SetChange) bool { return c.Remove && c.Set.Family == r.Family && r.looksInto(c.Set.Name) })
-	})
+// strange reports whether a table holds what somebody else has put there: it is
+// then written anew, in the same transaction, since what may hang on what in
+// there is not known.
+func (rs Ruleset) strange(f Family, want Ruleset) bool {
+	for id, rules := range rs.chains {
+		if id.family == f && slices.ContainsFunc(rules, func(r Rule) bool { return r.Foreign != "" && r.Foreign != windowText }) {
+			return true
+		}
+	}
+	for id, s := range rs.sets {
+		if w, wanted := want.sets[id]; id.family == f && (s.Foreign != "" || wanted && !s.alike(w)) {
+			return true
+		}
+	}
+	return false
 }
 
-// looksInto reports whether the rule has use for a set.
-func (r Rule) looksInto(set string) bool {
-	if t, ok := r.Target.(Lookup); ok && t.Map == set {
-		return true
+// only returns what a rule set of nftables holds of some families.
+func (rs Ruleset) only(some func(Family) bool) Ruleset {
+	rest := newRuleset()
+	rest.native = rs.native
+	for id, rules := range rs.chains {
+		if some(id.family) {
+			rest.chains[id] = rules
+		}
 	}
-	return slices.ContainsFunc(r.Matches, func(m Match) bool {
-		in, ok := m.(Members)
-		return ok && in.Set == set
-	})
+	for id, s := range rs.sets {
+		if some(id.family) {
+			rest.sets[id] = s
+		}
+	}
+	return rest
 }
 
 const misplacedText = "the chain is not hooked where it should be"
-
-func misplaced(rules []Rule) bool {
-	return slices.ContainsFunc(rules, func(r Rule) bool { return r.Foreign == misplacedText })
-}
 
 func (w *nftWriter) chain(id chainID) {
 	attrs := w.in(leaf(unix.NFTA_CHAIN_NAME, text(id.nftName())))
@@ -289,10 +300,8 @@ func concatenated(f Family) (kind uint32, size int) {
 	return ipv4<<bitsEach | service, 8
 }
 
-var nextSet uint32
-
 func (w *nftWriter) set(s Set) {
-	nextSet++
+	w.made++
 	kind, size := concatenated(s.Family)
 	var flags uint32
 	var desc []attr
@@ -302,7 +311,7 @@ func (w *nftWriter) set(s Set) {
 			nest(unix.NFTA_LIST_ELEM, leaf(1, be32(uint32(size-4)))), nest(unix.NFTA_LIST_ELEM, leaf(1, be32(2)))))}
 	}
 	attrs := w.in(leaf(unix.NFTA_SET_NAME, text(s.Name)), leaf(unix.NFTA_SET_KEY_TYPE, be32(kind)),
-		leaf(unix.NFTA_SET_KEY_LEN, be32(uint32(size))), leaf(unix.NFTA_SET_ID, be32(nextSet)))
+		leaf(unix.NFTA_SET_KEY_LEN, be32(uint32(size))), leaf(unix.NFTA_SET_ID, be32(w.made)))
 	if s.Mapped {
 		flags |= nftSetObject
 		attrs = append(attrs, leaf(nftSetObjType, be32(nftObjSynproxy)))

@@ -46,6 +46,9 @@ func (n nft) read(ctx context.Context) (Ruleset, error) {
 			return rs, err
 		}
 		r := nftReader{nft: n, family: f, table: SetPrefix, into: rs}
+		if err := r.state(); err != nil {
+			return rs, fmt.Errorf("table %s: %w", SetPrefix, err)
+		}
 		for _, part := range []func() error{r.chains, r.rules, r.sets, r.objects} {
 			if err := part(); err != nil {
 				return rs, fmt.Errorf("table %s: %w", SetPrefix, err)
@@ -61,6 +64,18 @@ type nftReader struct {
 	family Family
 	table  string
 	into   Ruleset
+	asleep bool // the table has flags, such as dormant: none of its chains is hooked
+}
+
+// state looks whether the table is awake.
+func (r *nftReader) state() error {
+	return r.dump(r.family, unix.NFT_MSG_GETTABLE, nil, func(attrs []byte) error {
+		a, err := fields(attrs)
+		if err == nil && str(a[unix.NFTA_TABLE_NAME]) == r.table {
+			r.asleep = num(a[unix.NFTA_TABLE_FLAGS]) != 0
+		}
+		return err
+	})
 }
 
 // fields splits the attributes of an answer, each kind once.
@@ -105,7 +120,7 @@ func (r nftReader) chains() error {
 		h := hookOf(id)
 		right := h == nil && len(at) == 0 || h != nil && len(at) > 0 && num(at[unix.NFTA_HOOK_HOOKNUM]) == h.hook &&
 			int32(num(at[unix.NFTA_HOOK_PRIORITY])) == h.priority && str(a[unix.NFTA_CHAIN_TYPE]) == h.kind && num(a[unix.NFTA_CHAIN_POLICY]) == policyAccept
-		if !right {
+		if !right || r.asleep {
 			r.into.chains[id] = []Rule{{Family: id.family, Table: id.table, Chain: id.name, Foreign: misplacedText}}
 		}
 		return nil

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -176,6 +177,28 @@ func TestIPSetMembersOfOthers(t *testing.T) {
 		if m, ok := decodeIPSetMember(data); ok {
 			t.Errorf("%s: taken for %s", name, m)
 		}
+	}
+}
+
+func TestPatiently(t *testing.T) {
+	n := 0
+	busy := func(times int, after error) func() error {
+		n = 0
+		return func() error {
+			if n++; n <= times {
+				return fmt.Errorf("set x: %w", unix.EBUSY)
+			}
+			return after
+		}
+	}
+	if err := patiently(busy(3, nil)); err != nil || n != 4 {
+		t.Errorf("busy three times: %v after %d attempts", err, n)
+	}
+	if err := patiently(busy(1, unix.EPERM)); !errors.Is(err, unix.EPERM) || n != 2 {
+		t.Errorf("not permitted: %v after %d attempts", err, n)
+	}
+	if err := patiently(busy(1<<30, nil)); !errors.Is(err, unix.EBUSY) || n < 2 {
+		t.Errorf("always busy: %v after %d attempts", err, n)
 	}
 }
 
