@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/synproxyctl/synproxyctl/bench/report"
+	"github.com/synproxyctl/synproxyctl/internal/lab"
+)
+
+// bench is one run.
+type bench struct {
+	options
+	world   *lab.World
+	results report.Results
+	log     io.Writer
+	start   time.Time
+}
+
+// say tells a person how far it is.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.log, "%6.1fs  %s\n", time.Since(b.start).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// measure runs what the options want, and writes the results and, unless it was a smoke test, the documents.
+func measure(ctx context.Context, world *lab.World, o options, log io.Writer) error {
+	b := &bench{options: o, world: world, log: log, start: time.Now()}
+	b.results = report.Results{Schema: 1, Date: b.start.UTC().Format(time.RFC3339), Short: o.short, Reps: o.reps, Machine: machine(ctx)}
+	for _, part := range parts {
+		if !slices.Contains(o.only, part) {
+			continue
+		}
+		err := map[string]func(context.Context) error{
+			"syn": b.measureSYN,
+		}[part](ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", part, err)
+		}
+	}
+	return b.write()
+}
+
+// sites builds the networks of all contenders that are chosen for a size, protected, each known to let a good
+// connection pass. The function that it returns takes them down.
+func (b *bench) sites(ctx context.Context, size int, port uint16) ([]*site, func(), error) {
+	var all []*site
+	end := func() {
+		for _, s := range all {
+			_ = s.Close() // its namespaces go with the process anyway
+		}
+	}
+	for _, c := range b.chosen(size) {
+		s, err := newSite(ctx, b.world, c, size, port, nil)
+		if err != nil {
+			end()
+			return nil, nil, err
+		}
+		begin := time.Now()
+		switch err := s.install(ctx); {
+		case ctx.Err() != nil:
+			end()
+			return nil, nil, errors.Join(ctx.Err(), s.Close())
+		case errors.Is(err, errLeftOut):
+			b.say("%v", err)
+			b.results.Note("%v", err)
+			_ = s.Close()
+			continue
+		case err != nil:
+			end()
+			return nil, nil, errors.Join(err, s.Close())
+		}
+		b.say("%-28s %6d services, port %d: installed in %.2fs, good connections pass", c.name, size, port, time.Since(begin).Seconds())
+		all = append(all, s)
+	}
+	return all, end, nil
+}
+
+// errLeftOut is wrapped by the error of a contender that cannot protect that many services, or not yet.
+var errLeftOut = errors.New("left out")

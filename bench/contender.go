@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// contender is a way to protect the services of a site, or none.
+type contender struct {
+	name string
+	// most is how many services it is asked to protect at most; 0 means no limit. Beyond it a figure would tell nothing
+	// new and take very long.
+	most    int
+	install func(context.Context, *site) error
+}
+
+// contenders are all of them, in the order of the tables.
+func contenders() []contender {
+	return []contender{
+		{name: "none", install: func(context.Context, *site) error { return nil }},
+		{name: "stock iptables-legacy", most: 10_000, install: stockXtables("iptables-legacy")},
+		{name: "stock iptables-nft", most: 10_000, install: stockXtables("iptables-nft")},
+		{name: "stock nft", most: 10_000, install: stockNft},
+		{name: "FireHOL", most: 1_000, install: startFirehol},
+		{name: "synproxyctl iptables-legacy", install: applyTool("iptables-legacy")},
+		{name: "synproxyctl iptables-nft", install: applyTool("iptables-nft")},
+		{name: "synproxyctl nftables", install: applyTool("nftables")},
+	}
+}
+
+// chosen are those that can protect that many services and that the options want.
+func (o options) chosen(size int) []contender {
+	var all []contender
+	for _, c := range contenders() {
+		if (c.most == 0 || size <= c.most) && o.wants(c.name) {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// scratch is where the files of a site are. It vanishes with the namespaces.
+func (s *site) scratch() (string, error) {
+	dir := filepath.Join("/run/bench", s.Firewall.Namespace())
+	return dir, os.MkdirAll(dir, 0o700)
+}
+
+// feed runs a program on the firewall with a standard input.
+func (s *site) feed(ctx context.Context, input, name string, args ...string) error {
+	cmd := s.Firewall.Command(ctx, name, args...)
+	cmd.Stdin = strings.NewReader(input)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, tail(out))
+	}
+	return nil
+}
+
+// tail is the end of what a program said.
+func tail(out []byte) []byte {
+	out = bytes.TrimSpace(out)
+	return out[max(0, len(out)-1000):]
+}
+
+// targets writes the list of the site's services for synproxyctl, which begins with service number first.
+func (s *site) targets(first int) (string, error) {
+	dir, err := s.scratch()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for i := range s.size {
+		fmt.Fprintf(&b, "%s:%d\n", service(first+i), s.port)
+	}
+	path := filepath.Join(dir, fmt.Sprintf("targets-%d", first))
+	return path, os.WriteFile(path, []byte(b.String()), 0o600)
+}
+
+// applyArgs is the command line that protects a list of targets. The options are those that the server has.
+func (s *site) applyArgs(backend, list string) []string {
+	first := "client"
+	if s.port == bannerPort {
+		first = "server"
+	}
+	return []string{
+		"apply", "@" + list, "--backend", backend, "--mss", "1460", "--wscale", serverScale, "--sack-perm", "--timestamps",
+		"--first", first, "--hook", "forward", "--warmup", "0s",
+	}
+}
+
+// applyTool protects the services by synproxyctl.
+func applyTool(backend string) func(context.Context, *site) error {
+	return func(ctx context.Context, s *site) error {
+		list, err := s.targets(0)
+		if err != nil {
+			return err
+		}
+		limited, cancel := context.WithTimeout(ctx, installLimit)
+		defer cancel()
+		err = s.feed(limited, "", program(), s.applyArgs(backend, list)...)
+		var exit *exec.ExitError
+		switch {
+		case errors.As(err, &exit) && exit.ExitCode() == exitUnsupported:
+			return fmt.Errorf("not supported in this version: %w", errLeftOut)
+		case limited.Err() != nil && ctx.Err() == nil:
+			return fmt.Errorf("not ready after %v: %w", installLimit, errLeftOut)
+		}
+		return err
+	}
+}
+
+// exitUnsupported is the exit status of synproxyctl for what it cannot do here.
+const exitUnsupported = 5
+
+// installLimit is how long a contender may take to protect the services of a site before it is left out.
+const installLimit = 2 * time.Minute
