@@ -71,6 +71,9 @@ func (s *site) prepare(ctx context.Context) error {
 		s.Server.AddLocal(servicesPrefix),
 		s.Firewall.AddRoute(unrelatedPrefix, lab.AttackerV4),
 		s.Firewall.TakeXDP("eth2"),
+		// Without a queue of their own, these would share the receiving CPU's backlog with the flood.
+		s.Firewall.TakeXDP("eth1"),
+		s.Server.TakeXDP("eth0"),
 		s.Firewall.Steer(ctx, "eth2", receiverCPU),
 		s.Firewall.Steer(ctx, "eth0", receiverCPU),
 	)

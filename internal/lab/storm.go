@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -24,8 +26,6 @@ type StormConfig struct {
 	Services int
 	// Duration is how long to send; 0 means one second, the most is [MaxFloodDuration].
 	Duration time.Duration
-	// Rate is how many SYNs to send in a second at most; 0 means as many as the CPU makes.
-	Rate float64
 	// Sources is where the random source addresses are from; the zero Prefix means [FloodV4]. With a single address
 	// the port is always the same too, so that all packets are of one flow.
 	Sources netip.Prefix
@@ -33,8 +33,9 @@ type StormConfig struct {
 	CPU int
 }
 
-// stormChunk is how many SYNs a system call sends at most, and so how exact the end is: some milliseconds.
-const stormChunk = 8192
+// stormRepeat is how many SYNs one system call sends, unless a signal ends it. Each call begins and ends by waiting for
+// all other CPUs, some 20 ms.
+const stormRepeat = 1 << 30
 
 func (cfg *StormConfig) complete() error {
 	if cfg.Interface == "" {
@@ -59,8 +60,6 @@ func (cfg *StormConfig) complete() error {
 		return fmt.Errorf("services %d: there are not as many addresses from %s on", cfg.Services, dst.Addr())
 	case cfg.Duration < 0 || cfg.Duration > MaxFloodDuration:
 		return fmt.Errorf("duration %v: must be at most %v", cfg.Duration, MaxFloodDuration)
-	case cfg.Rate < 0:
-		return fmt.Errorf("rate %g: must not be negative", cfg.Rate)
 	case !cfg.Sources.IsValid() || !cfg.Sources.Addr().Is4():
 		return fmt.Errorf("sources %s: not an IPv4 prefix", cfg.Sources)
 	case cfg.CPU < 0 || cfg.CPU >= runtime.NumCPU():
@@ -70,7 +69,8 @@ func (cfg *StormConfig) complete() error {
 }
 
 // Storm sends SYNs as [Host.Flood] does, several times as fast. It needs the rights to load a BPF program, which a user
-// namespace does not give. It returns at the end of its duration or of ctx; neither is an error.
+// namespace does not give. The result's duration is the time from the first SYN to the last: the kernel needs some 20 ms
+// to begin and to end. It returns at the end of its duration or of ctx; neither is an error.
 func (h *Host) Storm(ctx context.Context, cfg StormConfig) (FloodResult, error) {
 	var res FloodResult
 	err := cfg.complete()
@@ -93,8 +93,13 @@ func (h *Host) storm(ctx context.Context, cfg StormConfig) (FloodResult, error) 
 	if err != nil {
 		return res, err
 	}
+	sent, err := ebpf.NewMap(&ebpf.MapSpec{Name: "lab_storm", Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1})
+	if err != nil {
+		return res, err
+	}
+	defer sent.Close()
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "lab_storm", Type: ebpf.XDP, License: "GPL", Instructions: stormProgram(frame, cfg),
+		Name: "lab_storm", Type: ebpf.XDP, License: "GPL", Instructions: stormProgram(frame, cfg, sent.FD()),
 	})
 	if err != nil {
 		return res, fmt.Errorf("load the program: %w", err)
@@ -109,42 +114,62 @@ func (h *Host) storm(ctx context.Context, cfg StormConfig) (FloodResult, error) 
 		if err := unix.SchedSetaffinity(0, &cpus); err != nil {
 			return fmt.Errorf("cpu %d: %w", cfg.CPU, err)
 		}
-		res, err = runStorm(ctx, cfg, prog, frame, p.index)
-		return err
+		return runStorm(ctx, cfg.Duration, prog.FD(), frame, p.index)
 	})
-	return res, err
+	var n stormCount
+	err = errors.Join(err, sent.Lookup(uint32(0), &n))
+	return FloodResult{Sent: int(n.Sent), Duration: time.Duration(n.Last - n.First)}, err
 }
 
-// runStorm sends in pieces, with a look at the clock between them.
-func runStorm(ctx context.Context, cfg StormConfig, prog *ebpf.Program, frame []byte, index int) (FloodResult, error) {
-	const liveFrames = 1 << 1 // BPF_F_TEST_XDP_LIVE_FRAMES
-	// struct xdp_md of linux/bpf.h: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-	md := [6]uint32{1: uint32(len(frame)), 3: uint32(index)}
-	var res FloodResult
-	chunk := stormChunk
-	if cfg.Rate > 0 { // at least every millisecond, so that a slow storm is an even one
-		chunk = min(chunk, max(1, int(cfg.Rate/1000)))
-	}
-	start := time.Now()
-	for ctx.Err() == nil {
-		res.Duration = time.Since(start)
-		if res.Duration >= cfg.Duration {
-			break
-		}
-		n := chunk
-		if cfg.Rate > 0 {
-			due := int(cfg.Rate*res.Duration.Seconds()) - res.Sent
-			if due < chunk {
-				sleep(ctx, time.Duration(float64(chunk-due)/cfg.Rate*float64(time.Second)))
-				continue
+// runStorm is one long system call, which a signal ends. The thread is the caller's own.
+func runStorm(ctx context.Context, d time.Duration, prog int, frame []byte, index int) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	self := unix.Gettid()
+	var over sync.WaitGroup
+	done := make(chan struct{})
+	over.Go(func() {
+		<-ctx.Done()
+		// The signal may come before the call, or between two.
+		for tick := time.NewTicker(time.Millisecond); ; {
+			_ = unix.Tgkill(unix.Getpid(), self, unix.SIGURG) // which the runtime expects at any time
+			select {
+			case <-done:
+				tick.Stop()
+				return
+			case <-tick.C:
 			}
-			n = min(due, stormChunk)
 		}
-		_, err := prog.Run(&ebpf.RunOptions{Data: frame, Context: md[:], Repeat: uint32(n), Flags: liveFrames})
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return res, fmt.Errorf("send: %w", err)
+	})
+	defer over.Wait()
+	defer close(done)
+	for ctx.Err() == nil {
+		if err := sendLive(prog, frame, index); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("send: %w", err)
 		}
-		res.Sent += n
 	}
-	return res, nil
+	return nil
+}
+
+// sendLive is BPF_PROG_TEST_RUN with live frames: bpf(2) and Documentation/bpf/bpf_prog_run.rst of Linux. The library's
+// would begin anew after a signal.
+func sendLive(prog int, frame []byte, index int) error {
+	const testRun, liveFrames, batch = 10, 1 << 1, 64
+	// struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+	md := [6]uint32{1: uint32(len(frame)), 3: uint32(index)}
+	attr := struct {
+		prog, retval, sizeIn, sizeOut   uint32
+		in, out                         *byte
+		repeat, duration, ctxIn, ctxOut uint32
+		context, contextOut             *[6]uint32
+		flags, cpu, batchSize, _        uint32
+	}{
+		prog: uint32(prog), sizeIn: uint32(len(frame)), in: &frame[0], repeat: stormRepeat,
+		ctxIn: uint32(unsafe.Sizeof(md)), context: &md, flags: liveFrames, batchSize: batch,
+	}
+	_, _, errno := unix.Syscall(unix.SYS_BPF, testRun, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }

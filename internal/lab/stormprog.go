@@ -18,6 +18,12 @@ const (
 	stormTSval  = stormTCP + tcpHeader + tsvalOffset
 )
 
+// stormCount is what the program leaves: how many SYNs it has made, and the time of the first, and of the last whose
+// number is a multiple of stormLook, in nanoseconds.
+type stormCount struct{ Sent, First, Last uint64 }
+
+const stormLook = 64
+
 // stormFrame is the SYN that all others are copies of. What differs is zero, and the checksums hold the sums of the
 // rest, not yet complemented.
 func stormFrame(cfg StormConfig, p peer) ([]byte, error) {
@@ -38,8 +44,8 @@ func stormFrame(cfg StormConfig, p peer) ([]byte, error) {
 
 // stormProgram writes the frame anew each time, since the receiver gives its memory back as it left it, with other
 // addresses or a smaller time to live; fills in a random source, port, sequence number and timestamp, and one of the
-// destinations; and sends it. The sums of checksums do not mind the byte order, so they are made in the machine's.
-func stormProgram(f []byte, cfg StormConfig) asm.Instructions {
+// destinations; and sends it, counted. The sums of checksums do not mind the byte order, so they are made in the machine's.
+func stormProgram(f []byte, cfg StormConfig, counter int) asm.Instructions {
 	const (
 		data, sum, tmp = asm.R7, asm.R8, asm.R1
 		addresses      = asm.R9 // sum of both, which the TCP checksum needs too
@@ -99,7 +105,19 @@ func stormProgram(f []byte, cfg StormConfig) asm.Instructions {
 		asm.HostTo(asm.BE, asm.R0, asm.Half), asm.StoreMem(data, stormTCP, asm.R0, asm.Half), asm.Add.Reg(sum, asm.R0))
 	in = append(in, foldInto(data, stormTCPSum, sum, tmp)...)
 	const drop, tx = 1, 3 // XDP_DROP, XDP_TX
+	// Count it, and look at the clock now and then: a stormCount.
 	return append(in,
+		asm.LoadMapValue(data, counter, 0),
+		asm.LoadMem(asm.R0, data, 0, asm.DWord),
+		asm.Mov.Reg(sum, asm.R0),
+		asm.And.Imm(asm.R0, stormLook-1),
+		asm.JNE.Imm(asm.R0, 0, "count"),
+		asm.FnKtimeGetNs.Call(),
+		asm.StoreMem(data, 16, asm.R0, asm.DWord),
+		asm.JNE.Imm(sum, 0, "count"),
+		asm.StoreMem(data, 8, asm.R0, asm.DWord),
+		asm.Add.Imm(sum, 1).WithSymbol("count"),
+		asm.StoreMem(data, 0, sum, asm.DWord),
 		asm.Mov.Imm(asm.R0, tx), asm.Return(),
 		asm.Mov.Imm(asm.R0, drop).WithSymbol("drop"), asm.Return())
 }
