@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -37,11 +39,11 @@ func (s *site) counters() (counters, error) {
 	if c.softirq, err = softirqTime(stat, receiverCPU); err != nil {
 		return c, err
 	}
-	softnet, err := os.ReadFile("/proc/net/softnet_stat")
+	table, err := os.ReadFile("/proc/net/softnet_stat")
 	if err != nil {
 		return c, err
 	}
-	if c.dropped, err = softnetDrops(softnet, receiverCPU); err != nil {
+	if c.dropped, _, err = softnet(table, receiverCPU); err != nil {
 		return c, err
 	}
 	err = s.Firewall.Do(func() error {
@@ -82,19 +84,43 @@ func softirqTime(stat []byte, cpu int) (time.Duration, error) {
 	return 0, fmt.Errorf("/proc/stat: no cpu%d", cpu)
 }
 
-// softnetDrops finds in /proc/net/softnet_stat how many packets did not fit into the backlog of a CPU: the second
-// number, hexadecimal. The thirteenth is the CPU.
-func softnetDrops(table []byte, cpu int) (uint64, error) {
+// softnet finds in /proc/net/softnet_stat how many packets did not fit into the backlog of a CPU, and how many are in
+// it: the second and the twelfth number, hexadecimal. The thirteenth is the CPU.
+func softnet(table []byte, cpu int) (dropped, backlog uint64, err error) {
 	for line := range strings.Lines(string(table)) {
 		fields := strings.Fields(line)
 		if len(fields) < 13 {
 			continue
 		}
 		if n, err := strconv.ParseUint(fields[12], 16, 32); err == nil && int(n) == cpu {
-			return strconv.ParseUint(fields[1], 16, 64)
+			dropped, err1 := strconv.ParseUint(fields[1], 16, 64)
+			backlog, err2 := strconv.ParseUint(fields[11], 16, 64)
+			return dropped, backlog, errors.Join(err1, err2)
 		}
 	}
-	return 0, fmt.Errorf("/proc/net/softnet_stat: no CPU %d", cpu)
+	return 0, 0, fmt.Errorf("/proc/net/softnet_stat: no CPU %d", cpu)
+}
+
+// settle waits until the receiver has worked off its backlog, and a little longer.
+func settle(ctx context.Context) error {
+	for {
+		table, err := os.ReadFile("/proc/net/softnet_stat")
+		if err != nil {
+			return err
+		}
+		_, backlog, err := softnet(table, receiverCPU)
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+		if backlog == 0 {
+			return nil
+		}
+	}
 }
 
 // synproxySYNs sums the column syn_received of /proc/net/stat/synproxy, whose lines are those of the CPUs.

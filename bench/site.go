@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -71,9 +70,11 @@ func (s *site) prepare(ctx context.Context) error {
 		s.Server.AddLocal(servicesPrefix),
 		s.Firewall.AddRoute(unrelatedPrefix, lab.AttackerV4),
 		s.Firewall.TakeXDP("eth2"),
-		// Without a queue of their own, these would share the receiving CPU's backlog with the flood.
+		// Without queues of their own, what is forwarded would share the receiving CPU's backlog with the flood.
 		s.Firewall.TakeXDP("eth1"),
 		s.Server.TakeXDP("eth0"),
+		s.Firewall.Unsegmented("eth1"),
+		s.Server.Unsegmented("eth0"),
 		s.Firewall.Steer(ctx, "eth2", receiverCPU),
 		s.Firewall.Steer(ctx, "eth0", receiverCPU),
 	)
@@ -127,12 +128,4 @@ func pin(on bool) error {
 		}
 	}
 	return eachThread(func(tid int) error { return unix.SchedSetaffinity(tid, &cpus) })
-}
-
-// settle waits until the receiver has worked off what was sent.
-func settle(ctx context.Context) {
-	select {
-	case <-time.After(30 * time.Millisecond):
-	case <-ctx.Done():
-	}
 }

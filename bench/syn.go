@@ -8,13 +8,15 @@ import (
 	"github.com/synproxyctl/synproxyctl/internal/lab"
 )
 
-// The figures of floods.
+// The figures of floods. What counts is the receiving CPU's time for each SYN that it answers, since that is the same
+// when something else on the machine takes a part of the CPU.
 const (
-	figOffered   = "offered SYN/s"
-	figAnswered  = "answered SYN/s"
-	figSYN       = "ns per SYN"
-	figBusy      = "receiver busy"
-	figUnrelated = "ns per unrelated packet"
+	figOffered   = "offered SYN/s"           // what the generator sent, and the firewall's interface took
+	figAnswered  = "answered SYN/s"          // SYN+ACKs a second of wall time
+	figRate      = "SYN/s"                   // SYN+ACKs a second of the receiving CPU's time
+	figSYN       = "ns per SYN"              // its reciprocal
+	figBusy      = "receiver busy"           // the receiving CPU's time over the wall's; 1: it is the bottleneck
+	figUnrelated = "ns per unrelated packet" // of one flow that no rule is about
 )
 
 // measureSYN floods the services of all contenders by turns, at each size.
@@ -58,14 +60,14 @@ func (b *bench) flood(ctx context.Context, s *site, rep int) error {
 	if err != nil {
 		return err
 	}
-	handled := float64(c.received - c.dropped)
 	seconds := sent.Duration.Seconds()
-	if c.answers == 0 {
-		return fmt.Errorf("no SYN of %d was answered", c.received)
+	if c.answers == 0 || c.softirq == 0 {
+		return fmt.Errorf("%d of %d SYNs were answered, in %v of the receiver's time", c.answers, c.received, c.softirq)
 	}
-	perSYN := c.softirq.Seconds() * 1e9 / handled
+	perSYN := c.softirq.Seconds() * 1e9 / float64(c.answers)
 	b.results.Add(figOffered, name, s.size, float64(c.received)/seconds)
 	b.results.Add(figAnswered, name, s.size, float64(c.answers)/seconds)
+	b.results.Add(figRate, name, s.size, 1e9/perSYN)
 	b.results.Add(figSYN, name, s.size, perSYN)
 	b.results.Add(figBusy, name, s.size, c.softirq.Seconds()/seconds)
 	// One flow to somebody whom no rule knows: what the rules cost him.
@@ -76,8 +78,8 @@ func (b *bench) flood(ctx context.Context, s *site, rep int) error {
 	}
 	perPacket := u.softirq.Seconds() * 1e9 / float64(u.received-u.dropped)
 	b.results.Add(figUnrelated, name, s.size, perPacket)
-	b.say("%-28s %6d services, %d: offered %.0f SYN/s, handled %.0f, answered %.0f, %.0f ns each, receiver %.0f%% busy, other answers %d; unrelated %.0f ns",
-		name, s.size, rep+1, float64(c.received)/seconds, handled/seconds, float64(c.answers)/seconds, perSYN, 100*c.softirq.Seconds()/seconds, c.others, perPacket)
+	b.say("%-28s %6d services, %d: offered %.0f SYN/s, answered %.0f, %.0f a CPU, %.0f ns each, receiver %.0f%% busy; unrelated %.0f ns",
+		name, s.size, rep+1, float64(c.received)/seconds, float64(c.answers)/seconds, 1e9/perSYN, perSYN, 100*c.softirq.Seconds()/seconds, perPacket)
 	return nil
 }
 
@@ -94,7 +96,9 @@ func (s *site) storm(ctx context.Context, cfg lab.StormConfig) (counters, lab.Fl
 	if err := ctx.Err(); err != nil {
 		return counters{}, sent, err
 	}
-	settle(ctx)
+	if err := settle(ctx); err != nil {
+		return counters{}, sent, err
+	}
 	after, err := s.counters()
 	return after.since(before), sent, err
 }

@@ -11,22 +11,32 @@ import (
 // TakeXDP lets an interface of the host take XDP frames from the other end of its link, as [Host.Storm] sends them, by
 // giving it a receive queue of its own (generic receive offload on).
 func (h *Host) TakeXDP(iface string) error {
-	err := h.Do(func() error { return setGRO(iface) })
-	if err != nil {
+	const sgro = 0x2c
+	if err := h.Do(func() error { return ethtool(iface, sgro, 1) }); err != nil {
 		return fmt.Errorf("host %s: interface %s: generic receive offload: %w", h.name, iface, err)
 	}
 	return nil
 }
 
-// setGRO turns generic receive offload on by ETHTOOL_SGRO of ethtool(8).
-func setGRO(iface string) error {
-	const sgro = 0x2c
+// Unsegmented lets an interface of the host send no segments for the hardware to cut. If the other end has a receive
+// queue of its own, by [Host.TakeXDP], all packets then go there: the kernel puts those that come from elsewhere into the
+// CPU's common backlog otherwise, where a flood leaves no room for them.
+func (h *Host) Unsegmented(iface string) error {
+	const stso = 0x1f
+	if err := h.Do(func() error { return ethtool(iface, stso, 0) }); err != nil {
+		return fmt.Errorf("host %s: interface %s: segmentation offload: %w", h.name, iface, err)
+	}
+	return nil
+}
+
+// ethtool sets one value, as ethtool(8) does.
+func ethtool(iface string, command, setting uint32) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	value := [2]uint32{sgro, 1}
+	value := [2]uint32{command, setting}
 	request := struct {
 		name [unix.IFNAMSIZ]byte
 		data *[2]uint32
