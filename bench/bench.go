@@ -35,7 +35,7 @@ func measure(ctx context.Context, world *lab.World, o options, log io.Writer) er
 			continue
 		}
 		err := map[string]func(context.Context) error{
-			"syn": b.measureSYN,
+			"syn": b.measureSYN, "good": b.measureGood,
 		}[part](ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", part, err)

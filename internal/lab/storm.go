@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -56,7 +55,7 @@ func (cfg *StormConfig) complete() error {
 		return fmt.Errorf("destination %s: not an IPv4 address and port", dst)
 	case cfg.Services < 0 || cfg.Services > 1<<24:
 		return fmt.Errorf("services %d: must be from 1 to %d", cfg.Services, 1<<24)
-	case uint64(binary.BigEndian.Uint32(dst.Addr().AsSlice()))+uint64(cfg.Services) > 1<<32:
+	case uint64(lastWord(dst.Addr()))+uint64(cfg.Services) > 1<<32:
 		return fmt.Errorf("services %d: there are not as many addresses from %s on", cfg.Services, dst.Addr())
 	case cfg.Duration < 0 || cfg.Duration > MaxFloodDuration:
 		return fmt.Errorf("duration %v: must be at most %v", cfg.Duration, MaxFloodDuration)
@@ -114,6 +113,7 @@ func (h *Host) storm(ctx context.Context, cfg StormConfig) (FloodResult, error) 
 		if err := unix.SchedSetaffinity(0, &cpus); err != nil {
 			return fmt.Errorf("cpu %d: %w", cfg.CPU, err)
 		}
+		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20) // or others on the machine slow it down
 		return runStorm(ctx, cfg.Duration, prog.FD(), frame, p.index)
 	})
 	var n stormCount

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/synproxyctl/synproxyctl/internal/lab"
+)
+
+// goodFlood is what the good connections have to stand, in SYN/s: about a quarter of what the receiving CPU can answer
+// for one service, so that every contender could.
+const goodFlood = 100_000
+
+// goodSizes are how many services the good connections meet.
+var goodSizes = []int{1, 1_000}
+
+// The figures of good connections, for each of the two kinds of server.
+func figGood(mode lab.Mode, what string) string {
+	if mode == lab.ServerFirst {
+		return "good, server first: " + what
+	}
+	return "good, client first: " + what
+}
+
+// measureGood makes good connections to random services while all of them are flooded.
+func (b *bench) measureGood(ctx context.Context) error {
+	for _, size := range goodSizes {
+		if size > b.sizes[len(b.sizes)-1] {
+			continue
+		}
+		for _, port := range []uint16{bannerPort, servicePort} {
+			sites, end, err := b.sites(ctx, size, port)
+			if err != nil {
+				return err
+			}
+			err = b.goodByTurns(ctx, sites)
+			end()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bench) goodByTurns(ctx context.Context, sites []*site) error {
+	if err := pin(true); err != nil {
+		return err
+	}
+	defer func() { _ = pin(false) }() // the same call a second time
+	for rep := range b.reps {
+		for _, s := range sites {
+			if err := b.goodUnderFlood(ctx, s, rep); err != nil {
+				return fmt.Errorf("%s, %d services: %w", s.contender.name, s.size, err)
+			}
+		}
+	}
+	return nil
+}
+
+// goodUnderFlood measures one repetition of one contender.
+func (b *bench) goodUnderFlood(ctx context.Context, s *site, rep int) error {
+	first := netip.AddrPortFrom(service(0), s.port)
+	var flood lab.FloodResult
+	var failed error
+	var flooding sync.WaitGroup
+	flooding.Go(func() {
+		flood, failed = s.Attacker.Flood(ctx, lab.FloodConfig{
+			Destination: first, Services: s.size, Packets: lab.MaxFloodPackets, Duration: b.good + 200*time.Millisecond, Rate: goodFlood,
+		})
+	})
+	// Begin when the flood has.
+	time.Sleep(100 * time.Millisecond)
+	limited, cancel := context.WithTimeout(ctx, b.good)
+	load, err := s.Client.Load(limited, first, lab.LoadConfig{
+		Services: s.size, Mode: s.mode(), Rate: 200, Concurrency: 32, Timeout: 5 * time.Second,
+	})
+	cancel()
+	flooding.Wait()
+	if err != nil || failed != nil || ctx.Err() != nil {
+		return fmt.Errorf("load: %w, flood: %w, %w", err, failed, ctx.Err())
+	}
+	if err := settle(ctx); err != nil {
+		return err
+	}
+	mode, name := s.mode(), s.contender.name
+	total := load.OK + load.Failed
+	if total == 0 {
+		return fmt.Errorf("no connection was tried")
+	}
+	b.results.Add(figGood(mode, "share that succeeded"), name, s.size, float64(load.OK)/float64(total))
+	if load.OK > 0 {
+		for what, d := range map[string]time.Duration{"p50": load.Percentile(50), "p99": load.Percentile(99), "max": load.Max()} {
+			b.results.Add(figGood(mode, what+", ms"), name, s.size, d.Seconds()*1e3)
+		}
+	}
+	b.results.Add(figGood(mode, "flood, SYN/s"), name, s.size, flood.Rate())
+	b.say("%-28s %6d services, port %d, %d: %v, under %.0f SYN/s", name, s.size, s.port, rep+1, load, flood.Rate())
+	return nil
+}
