@@ -35,7 +35,7 @@ func measure(ctx context.Context, world *lab.World, o options, log io.Writer) er
 			continue
 		}
 		err := map[string]func(context.Context) error{
-			"syn": b.measureSYN, "good": b.measureGood,
+			"syn": b.measureSYN, "good": b.measureGood, "apply": b.measureApply, "probe": b.measureProbe, "throughput": b.measureThroughput,
 		}[part](ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", part, err)
@@ -60,23 +60,28 @@ func (b *bench) sites(ctx context.Context, size int, port uint16) ([]*site, func
 			return nil, nil, err
 		}
 		begin := time.Now()
-		switch err := s.install(ctx); {
-		case ctx.Err() != nil:
+		if err := s.install(ctx); err != nil {
+			_ = s.Close() // its namespaces go with the process anyway
+			if b.mayLeaveOut(err) {
+				continue
+			}
 			end()
-			return nil, nil, errors.Join(ctx.Err(), s.Close())
-		case errors.Is(err, errLeftOut):
-			b.say("%v", err)
-			b.results.Note("%v", err)
-			_ = s.Close()
-			continue
-		case err != nil:
-			end()
-			return nil, nil, errors.Join(err, s.Close())
+			return nil, nil, err
 		}
 		b.say("%-28s %6d services, port %d: installed in %.2fs, good connections pass", c.name, size, port, time.Since(begin).Seconds())
 		all = append(all, s)
 	}
 	return all, end, nil
+}
+
+// mayLeaveOut notes why a contender is left out, and returns false if the error is not such a reason.
+func (b *bench) mayLeaveOut(err error) bool {
+	if !errors.Is(err, errLeftOut) {
+		return false
+	}
+	b.say("%v", err)
+	b.results.Note("%v", err)
+	return true
 }
 
 // errLeftOut is wrapped by the error of a contender that cannot protect that many services, or not yet.

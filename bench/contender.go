@@ -21,18 +21,22 @@ type contender struct {
 	install func(context.Context, *site) error
 }
 
+// backends are those of synproxyctl.
+var backends = []string{"iptables-legacy", "iptables-nft", "nftables"}
+
 // contenders are all of them, in the order of the tables.
 func contenders() []contender {
-	return []contender{
+	all := []contender{
 		{name: "none", install: func(context.Context, *site) error { return nil }},
 		{name: "stock iptables-legacy", most: 10_000, install: stockXtables("iptables-legacy")},
 		{name: "stock iptables-nft", most: 10_000, install: stockXtables("iptables-nft")},
 		{name: "stock nft", most: 10_000, install: stockNft},
 		{name: "FireHOL", most: 1_000, install: startFirehol},
-		{name: "synproxyctl iptables-legacy", install: applyTool("iptables-legacy")},
-		{name: "synproxyctl iptables-nft", install: applyTool("iptables-nft")},
-		{name: "synproxyctl nftables", install: applyTool("nftables")},
 	}
+	for _, backend := range backends {
+		all = append(all, contender{name: "synproxyctl " + backend, install: applyTool(backend)})
+	}
+	return all
 }
 
 // chosen are those that can protect that many services and that the options want.
@@ -68,17 +72,17 @@ func tail(out []byte) []byte {
 	return out[max(0, len(out)-1000):]
 }
 
-// targets writes the list of the site's services for synproxyctl, which begins with service number first.
-func (s *site) targets(first int) (string, error) {
+// targets writes a list of services for synproxyctl.
+func (s *site) targets(name string, services []int) (string, error) {
 	dir, err := s.scratch()
 	if err != nil {
 		return "", err
 	}
 	var b strings.Builder
-	for i := range s.size {
-		fmt.Fprintf(&b, "%s:%d\n", service(first+i), s.port)
+	for _, i := range services {
+		fmt.Fprintln(&b, addrPort(i, s.port))
 	}
-	path := filepath.Join(dir, fmt.Sprintf("targets-%d", first))
+	path := filepath.Join(dir, name)
 	return path, os.WriteFile(path, []byte(b.String()), 0o600)
 }
 
@@ -97,7 +101,7 @@ func (s *site) applyArgs(backend, list string) []string {
 // applyTool protects the services by synproxyctl.
 func applyTool(backend string) func(context.Context, *site) error {
 	return func(ctx context.Context, s *site) error {
-		list, err := s.targets(0)
+		list, err := s.targets("targets", s.services())
 		if err != nil {
 			return err
 		}

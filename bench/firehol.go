@@ -17,10 +17,10 @@ const fireholDefaults = "START_FIREHOL=YES\nENABLE_IPV6=0\nFIREHOL_LOAD_KERNEL_M
 
 // fireholConfig is a machine that forwards everything, with a SYNPROXY before each service, in the words of
 // firehol-synproxy(5).
-func (s *site) fireholConfig() string {
+func (s *site) fireholConfig(services []int) string {
 	var b strings.Builder
 	b.WriteString("version 6\n")
-	for i := range s.size {
+	for _, i := range services {
 		fmt.Fprintf(&b, "synproxy4 forward inface any dst %s dport %d accept\n", service(i), s.port)
 	}
 	b.WriteString("interface any local\n\tpolicy accept\nrouter routed inface any outface any\n\tpolicy accept\n")
@@ -29,7 +29,7 @@ func (s *site) fireholConfig() string {
 
 // startFirehol starts FireHOL with the site's configuration.
 func startFirehol(ctx context.Context, s *site) error {
-	path, err := s.fireholFile()
+	path, err := s.fireholFile("firehol.conf", s.services())
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func startFirehol(ctx context.Context, s *site) error {
 }
 
 // fireholFile writes the configuration.
-func (s *site) fireholFile() (string, error) {
+func (s *site) fireholFile(name string, services []int) (string, error) {
 	if err := hideFirehol(); err != nil {
 		return "", err
 	}
@@ -45,8 +45,8 @@ func (s *site) fireholFile() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "firehol.conf")
-	return path, os.WriteFile(path, []byte(s.fireholConfig()), 0o600)
+	path := filepath.Join(dir, name)
+	return path, os.WriteFile(path, []byte(s.fireholConfig(services)), 0o600)
 }
 
 // hideFirehol puts directories of our own over those of FireHOL, in this process's mount namespace only. Twice is once.

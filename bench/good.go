@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -63,7 +62,7 @@ func (b *bench) goodByTurns(ctx context.Context, sites []*site) error {
 
 // goodUnderFlood measures one repetition of one contender.
 func (b *bench) goodUnderFlood(ctx context.Context, s *site, rep int) error {
-	first := netip.AddrPortFrom(service(0), s.port)
+	first := addrPort(0, s.port)
 	var flood lab.FloodResult
 	var failed error
 	var flooding sync.WaitGroup

@@ -22,6 +22,12 @@ import (
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
+	if isTimer() {
+		if err := timer(args[1:], os.Stdout); err != nil {
+			return fail(err, 1)
+		}
+		return 0
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	o, err := parseOptions(args, os.Stderr)
@@ -38,7 +44,7 @@ func run(args []string) int {
 		return 0
 	}
 	// Before the isolation, which has no network: the build may have to fetch modules.
-	end, err := build(ctx)
+	end, err := build(ctx, o.program)
 	if err != nil {
 		return fail(err, 1)
 	}

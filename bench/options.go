@@ -22,6 +22,7 @@ type options struct {
 	reps       int
 	short      bool
 	render     bool
+	program    string // "": build it
 	results    string // directory
 	docs       string // directory
 
@@ -40,6 +41,7 @@ func parseOptions(args []string, w io.Writer) (options, error) {
 	f.StringVar(&sizes, "sizes", "1,10,100,1000,10000,100000", "how many services")
 	f.StringVar(&probeSizes, "probe-sizes", "1,1000,10000", "how many targets to probe")
 	f.IntVar(&o.reps, "reps", 5, "how often each figure is measured")
+	f.StringVar(&o.program, "program", "", "measure this synproxyctl instead of building it")
 	f.BoolVar(&o.short, "short", false, "a smoke test of less than a minute: does every contender work? The figures are worth little, and docs is left alone")
 	f.BoolVar(&o.render, "render", false, "measure nothing, only write docs from the results that are there")
 	f.StringVar(&o.results, "results", "bench/results", "directory of the JSON results")

@@ -21,6 +21,7 @@ const (
 
 	servicePort = 80 // of a server that waits for the client
 	bannerPort  = 25 // of a server that speaks first
+	bulkPort    = 5001
 	maxServices = 100_000
 )
 
@@ -37,6 +38,9 @@ func service(i int) netip.Addr {
 	binary.BigEndian.PutUint32(base[:], binary.BigEndian.Uint32(base[:])+uint32(i))
 	return netip.AddrFrom4(base)
 }
+
+// addrPort returns service i at a port.
+func addrPort(i int, port uint16) netip.AddrPort { return netip.AddrPortFrom(service(i), port) }
 
 // site is the network of one contender: a lab's topology, with all services on its server.
 type site struct {
@@ -58,16 +62,32 @@ func newSite(ctx context.Context, world *lab.World, c contender, size int, port 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.prepare(ctx); err != nil {
+	if err := s.prepare(ctx, wan == nil); err != nil {
 		return nil, fmt.Errorf("%s, %d services: %w", c.name, size, errors.Join(err, s.Close()))
 	}
 	return s, nil
 }
 
-func (s *site) prepare(ctx context.Context) error {
-	err := errors.Join(
-		s.Firewall.AddRoute(servicesPrefix, lab.ServerV4),
-		s.Server.AddLocal(servicesPrefix),
+func (s *site) prepare(ctx context.Context, floods bool) error {
+	err := errors.Join(s.Firewall.AddRoute(servicesPrefix, lab.ServerV4), s.Server.AddLocal(servicesPrefix))
+	if err == nil && floods {
+		err = s.prepareFloods(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	for port, mode := range map[uint16]lab.Mode{servicePort: lab.ClientFirst, bannerPort: lab.ServerFirst, bulkPort: lab.Bulk} {
+		at := netip.AddrPortFrom(netip.IPv4Unspecified(), port)
+		if _, err := s.Server.Serve(ctx, lab.ServerConfig{Address: at, Mode: mode}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepareFloods takes care that nothing but the receiving CPU limits what the firewall can answer.
+func (s *site) prepareFloods(ctx context.Context) (err error) {
+	err = errors.Join(
 		s.Firewall.AddRoute(unrelatedPrefix, lab.AttackerV4),
 		s.Firewall.TakeXDP("eth2"),
 		// Without queues of their own, what is forwarded would share the receiving CPU's backlog with the flood.
@@ -84,16 +104,8 @@ func (s *site) prepare(ctx context.Context) error {
 	if s.hole, err = s.Firewall.Swallow("eth2", lab.FloodV4); err != nil {
 		return err
 	}
-	if _, err := s.Firewall.Swallow("eth2", unrelatedPrefix); err != nil {
-		return err
-	}
-	for port, mode := range map[uint16]lab.Mode{servicePort: lab.ClientFirst, bannerPort: lab.ServerFirst} {
-		at := netip.AddrPortFrom(netip.IPv4Unspecified(), port)
-		if _, err := s.Server.Serve(ctx, lab.ServerConfig{Address: at, Mode: mode}); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err = s.Firewall.Swallow("eth2", unrelatedPrefix)
+	return err
 }
 
 // mode is who speaks first at the site's services.
@@ -104,19 +116,42 @@ func (s *site) mode() lab.Mode {
 	return lab.ClientFirst
 }
 
-// install lets the contender protect its services, and makes sure that a good connection to one of them passes.
+// install lets the contender protect its services, and makes sure that good connections to two of them pass.
 func (s *site) install(ctx context.Context) error {
-	if err := s.contender.install(ctx, s); err != nil {
-		return fmt.Errorf("%s, %d services: install: %w", s.contender.name, s.size, err)
-	}
-	res, err := s.Client.Load(ctx, netip.AddrPortFrom(service(s.size-1), s.port), lab.LoadConfig{Connections: 3, Mode: s.mode()})
-	if err == nil && res.Failed > 0 {
-		err = fmt.Errorf("good connections do not pass: %v", res)
+	err := s.contender.install(ctx, s)
+	if err == nil {
+		err = s.passes(ctx, 0, s.size-1)
 	}
 	if err != nil {
 		return fmt.Errorf("%s, %d services: %w", s.contender.name, s.size, err)
 	}
 	return nil
+}
+
+// passes makes sure that good connections to services pass; indices below 0 are none.
+func (s *site) passes(ctx context.Context, services ...int) error {
+	for _, i := range services {
+		if i < 0 {
+			continue
+		}
+		if err := s.greet(ctx, addrPort(i, s.port)); err != nil {
+			return fmt.Errorf("good connections to %s do not pass: %w", addrPort(i, s.port), err)
+		}
+	}
+	return nil
+}
+
+// greet makes three connections.
+func (s *site) greet(ctx context.Context, at netip.AddrPort) error {
+	if s.port == bulkPort {
+		_, err := s.Client.Transfer(ctx, at, lab.Upload, 1000)
+		return err
+	}
+	res, err := s.Client.Load(ctx, at, lab.LoadConfig{Connections: 3, Mode: s.mode()})
+	if err == nil && res.Failed > 0 {
+		err = errors.New(res.String())
+	}
+	return err
 }
 
 // pin keeps this process, and what it starts from now on, on the CPU of the sender, or gives it all CPUs again.

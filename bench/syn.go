@@ -54,7 +54,7 @@ func (b *bench) floodByTurns(ctx context.Context, sites []*site) error {
 func (b *bench) flood(ctx context.Context, s *site, rep int) error {
 	name := s.contender.name
 	attack := lab.StormConfig{
-		Destination: netip.AddrPortFrom(service(0), s.port), Services: s.size, Duration: b.storm, CPU: senderCPU,
+		Destination: addrPort(0, s.port), Services: s.size, Duration: b.storm, CPU: senderCPU,
 	}
 	c, sent, err := s.storm(ctx, attack)
 	if err != nil {
