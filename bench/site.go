@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -135,7 +136,7 @@ func (s *site) passes(ctx context.Context, services ...int) error {
 			continue
 		}
 		if err := s.greet(ctx, addrPort(i, s.port)); err != nil {
-			return fmt.Errorf("good connections to %s do not pass: %w", addrPort(i, s.port), err)
+			return fmt.Errorf("%s: %w: %w", addrPort(i, s.port), errBroken, err)
 		}
 	}
 	return nil
@@ -143,6 +144,8 @@ func (s *site) passes(ctx context.Context, services ...int) error {
 
 // greet makes three connections.
 func (s *site) greet(ctx context.Context, at netip.AddrPort) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	if s.port == bulkPort {
 		_, err := s.Client.Transfer(ctx, at, lab.Upload, 1000)
 		return err
