@@ -3,13 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+
+	"github.com/synproxyctl/synproxyctl/bench/report"
 )
-
-// operations are what is timed, in order: each begins with what the one before has left.
-var operations = []string{"apply", "apply again", "change one", "revert"}
-
-// figOperation names the figures of an operation.
-func figOperation(operation, what string) string { return operation + ": " + what }
 
 // operator is a contender with commands for all operations.
 type operator struct {
@@ -21,10 +17,10 @@ type operator struct {
 }
 
 func operators() []operator {
-	all := []operator{{name: "FireHOL", most: 1_000, prepare: (*site).fireholCommands, slow: 1_000}}
-	for _, backend := range backends {
-		all = append(all, operator{name: "synproxyctl " + backend, prepare: func(s *site) (map[string][]string, error) {
-			return s.toolCommands(backend)
+	all := []operator{{name: report.FireHOL, most: 1_000, prepare: (*site).fireholCommands, slow: 1_000}}
+	for _, backend := range report.Backends {
+		all = append(all, operator{name: report.Tool + backend.Name, prepare: func(s *site) (map[string][]string, error) {
+			return s.toolCommands(backend.Name)
 		}})
 	}
 	return all
@@ -114,8 +110,8 @@ func (b *bench) operateByTurns(ctx context.Context, chosen []operator, sites []*
 // operate times one repetition of one operator.
 func (b *bench) operate(ctx context.Context, o operator, s *site, commands map[string][]string, rep int) error {
 	said := ""
-	for i, operation := range operations {
-		if o.slow > 0 && s.size >= o.slow && rep > 0 && i > 0 && i < len(operations)-1 {
+	for i, operation := range report.Operations {
+		if o.slow > 0 && s.size >= o.slow && rep > 0 && i > 0 && i < len(report.Operations)-1 {
 			continue
 		}
 		limited, cancel := context.WithTimeout(ctx, installLimit)
@@ -130,9 +126,9 @@ func (b *bench) operate(ctx context.Context, o operator, s *site, commands map[s
 		case err != nil:
 			return fmt.Errorf("%s, %d services: %s: %w", o.name, s.size, operation, err)
 		}
-		b.results.Add(figOperation(operation, "s"), o.name, s.size, c.Wall.Seconds())
-		b.results.Add(figOperation(operation, "CPU s"), o.name, s.size, c.CPU.Seconds())
-		b.results.Add(figOperation(operation, "MB"), o.name, s.size, float64(c.Memory)/1e6)
+		b.results.Add(report.Operation(operation, report.Wall), o.name, s.size, c.Wall.Seconds())
+		b.results.Add(report.Operation(operation, report.CPU), o.name, s.size, c.CPU.Seconds())
+		b.results.Add(report.Operation(operation, report.Memory), o.name, s.size, float64(c.Memory)/1e6)
 		said += fmt.Sprintf("; %s %.3fs %.0fMB", operation, c.Wall.Seconds(), float64(c.Memory)/1e6)
 		// What was fast must work, too: the services that came as those that stayed.
 		check := map[string][]int{"apply": {0, s.size - 1}, "change one": {s.size - 2, s.size}}[operation]

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/synproxyctl/synproxyctl/bench/report"
 )
 
 // contender is a way to protect the services of a site, or none.
@@ -21,20 +23,17 @@ type contender struct {
 	install func(context.Context, *site) error
 }
 
-// backends are those of synproxyctl.
-var backends = []string{"iptables-legacy", "iptables-nft", "nftables"}
-
 // contenders are all of them, in the order of the tables.
 func contenders() []contender {
 	all := []contender{
-		{name: "none", install: func(context.Context, *site) error { return nil }},
-		{name: "stock iptables-legacy", most: 10_000, install: stockXtables("iptables-legacy")},
-		{name: "stock iptables-nft", most: 10_000, install: stockXtables("iptables-nft")},
-		{name: "stock nft", most: 10_000, install: stockNft},
-		{name: "FireHOL", most: 1_000, install: startFirehol},
+		{name: report.None, install: func(context.Context, *site) error { return nil }},
+		{name: report.StockPrefix + "iptables-legacy", most: 10_000, install: stockXtables("iptables-legacy")},
+		{name: report.StockPrefix + "iptables-nft", most: 10_000, install: stockXtables("iptables-nft")},
+		{name: report.StockPrefix + "nft", most: 10_000, install: stockNft},
+		{name: report.FireHOL, most: 1_000, install: startFirehol},
 	}
-	for _, backend := range backends {
-		all = append(all, contender{name: "synproxyctl " + backend, install: applyTool(backend)})
+	for _, backend := range report.Backends {
+		all = append(all, contender{name: report.Tool + backend.Name, install: applyTool(backend.Name)})
 	}
 	return all
 }

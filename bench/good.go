@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/synproxyctl/synproxyctl/bench/report"
 	"github.com/synproxyctl/synproxyctl/internal/lab"
 )
 
@@ -15,14 +16,6 @@ const goodFlood = 100_000
 
 // goodSizes are how many services the good connections meet.
 var goodSizes = []int{1, 1_000}
-
-// The figures of good connections, for each of the two kinds of server.
-func figGood(mode lab.Mode, what string) string {
-	if mode == lab.ServerFirst {
-		return "good, server first: " + what
-	}
-	return "good, client first: " + what
-}
 
 // measureGood makes good connections to random services while all of them are flooded.
 func (b *bench) measureGood(ctx context.Context) error {
@@ -85,18 +78,21 @@ func (b *bench) goodUnderFlood(ctx context.Context, s *site, rep int) error {
 	if err := settle(ctx); err != nil {
 		return err
 	}
-	mode, name := s.mode(), s.contender.name
+	name, speaker := s.contender.name, "client"
+	if s.mode() == lab.ServerFirst {
+		speaker = "server"
+	}
 	total := load.OK + load.Failed
 	if total == 0 {
 		return fmt.Errorf("no connection was tried")
 	}
-	b.results.Add(figGood(mode, "share that succeeded"), name, s.size, float64(load.OK)/float64(total))
+	b.results.Add(report.Good(speaker, report.Success), name, s.size, float64(load.OK)/float64(total))
 	if load.OK > 0 {
-		for what, d := range map[string]time.Duration{"p50": load.Percentile(50), "p99": load.Percentile(99), "max": load.Max()} {
-			b.results.Add(figGood(mode, what+", ms"), name, s.size, d.Seconds()*1e3)
+		for what, d := range map[string]time.Duration{report.P50: load.Percentile(50), report.P99: load.Percentile(99), report.Max: load.Max()} {
+			b.results.Add(report.Good(speaker, what), name, s.size, d.Seconds()*1e3)
 		}
 	}
-	b.results.Add(figGood(mode, "flood, SYN/s"), name, s.size, flood.Rate())
+	b.results.Add(report.Good(speaker, report.Flood), name, s.size, flood.Rate())
 	b.say("%-28s %6d services, port %d, %d: %v, under %.0f SYN/s", name, s.size, s.port, rep+1, load, flood.Rate())
 	return nil
 }

@@ -7,16 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/synproxyctl/synproxyctl/bench/report"
 )
 
 // mostHping is how many targets hping3 is asked about: it takes one at a time.
 const mostHping = 1_000
-
-const (
-	figProbe       = "probe: s"
-	figProbeCPU    = "probe: CPU s"
-	figProbeMemory = "probe: MB"
-)
 
 // prober asks targets, which all answer: a list of ADDR:PORT or of addresses, one a line.
 type prober struct {
@@ -29,13 +25,13 @@ type prober struct {
 func probers() []prober {
 	return []prober{
 		// As many SYNs a second as the targets can stand is the user's to say; the default is gentle.
-		{"synproxyctl probe", 0, 0, func(list, _ string) []string {
-			return []string{program(), "probe", "@" + list, "--count", "1", "--rate", "100000", "--json"}
+		{report.ToolProbe, 0, 0, func(list, _ string) []string {
+			return []string{program(), "probe", "@" + list, "--count", "1", "--rate", "20000", "--json"}
 		}},
-		{"synproxyctl probe, 3 samples", 0, 0, func(list, _ string) []string {
-			return []string{program(), "probe", "@" + list, "--rate", "100000", "--json"}
+		{report.ToolProbe + ", 3 samples", 0, 0, func(list, _ string) []string {
+			return []string{program(), "probe", "@" + list, "--rate", "20000", "--json"}
 		}},
-		{"nmap -sS", 0, 0, func(_, addresses string) []string {
+		{report.Nmap, 0, 0, func(_, addresses string) []string {
 			return []string{"nmap", "-sS", "-n", "-Pn", "-p", fmt.Sprint(servicePort), "-iL", addresses}
 		}},
 		// It takes one target only, so people write a loop.
@@ -100,9 +96,9 @@ func (b *bench) probe(ctx context.Context, s *site, p prober, command []string, 
 	if after-before < uint64(n) {
 		return fmt.Errorf("%s: only %d of %d targets have answered", p.name, after-before, n)
 	}
-	b.results.Add(figProbe, p.name, n, c.Wall.Seconds())
-	b.results.Add(figProbeCPU, p.name, n, c.CPU.Seconds())
-	b.results.Add(figProbeMemory, p.name, n, float64(c.Memory)/1e6)
+	b.results.Add(report.Probe, p.name, n, c.Wall.Seconds())
+	b.results.Add(report.ProbeCPU, p.name, n, c.CPU.Seconds())
+	b.results.Add(report.ProbeMemory, p.name, n, float64(c.Memory)/1e6)
 	b.say("%-28s %6d targets, %d: %.3fs, %.0f MB", p.name, n, rep+1, c.Wall.Seconds(), float64(c.Memory)/1e6)
 	return nil
 }

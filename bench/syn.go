@@ -5,18 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/synproxyctl/synproxyctl/bench/report"
 	"github.com/synproxyctl/synproxyctl/internal/lab"
-)
-
-// The figures of floods. What counts is the receiving CPU's time for each SYN that it answers, since that is the same
-// when something else on the machine takes a part of the CPU.
-const (
-	figOffered   = "offered SYN/s"           // what the generator sent, and the firewall's interface took
-	figAnswered  = "answered SYN/s"          // SYN+ACKs a second of wall time
-	figRate      = "SYN/s"                   // SYN+ACKs a second of the receiving CPU's time
-	figSYN       = "ns per SYN"              // its reciprocal
-	figBusy      = "receiver busy"           // the receiving CPU's time over the wall's; 1: it is the bottleneck
-	figUnrelated = "ns per unrelated packet" // of one flow that no rule is about
 )
 
 // measureSYN floods the services of all contenders by turns, at each size.
@@ -65,11 +55,11 @@ func (b *bench) flood(ctx context.Context, s *site, rep int) error {
 		return fmt.Errorf("%d of %d SYNs were answered, in %v of the receiver's time", c.answers, c.received, c.softirq)
 	}
 	perSYN := c.softirq.Seconds() * 1e9 / float64(c.answers)
-	b.results.Add(figOffered, name, s.size, float64(c.received)/seconds)
-	b.results.Add(figAnswered, name, s.size, float64(c.answers)/seconds)
-	b.results.Add(figRate, name, s.size, 1e9/perSYN)
-	b.results.Add(figSYN, name, s.size, perSYN)
-	b.results.Add(figBusy, name, s.size, c.softirq.Seconds()/seconds)
+	b.results.Add(report.Offered, name, s.size, float64(c.received)/seconds)
+	b.results.Add(report.Answered, name, s.size, float64(c.answers)/seconds)
+	b.results.Add(report.Rate, name, s.size, 1e9/perSYN)
+	b.results.Add(report.SYNCost, name, s.size, perSYN)
+	b.results.Add(report.Busy, name, s.size, c.softirq.Seconds()/seconds)
 	// One flow to somebody whom no rule knows: what the rules cost him.
 	attack.Destination, attack.Services, attack.Sources = netip.AddrPortFrom(unrelatedPrefix.Addr().Next(), 9), 1, netip.PrefixFrom(lab.FloodV4.Addr().Next(), 32)
 	u, _, err := s.storm(ctx, attack)
@@ -77,7 +67,7 @@ func (b *bench) flood(ctx context.Context, s *site, rep int) error {
 		return err
 	}
 	perPacket := u.softirq.Seconds() * 1e9 / float64(u.received-u.dropped)
-	b.results.Add(figUnrelated, name, s.size, perPacket)
+	b.results.Add(report.Unrelated, name, s.size, perPacket)
 	b.say("%-28s %6d services, %d: offered %.0f SYN/s, answered %.0f, %.0f a CPU, %.0f ns each, receiver %.0f%% busy; unrelated %.0f ns",
 		name, s.size, rep+1, float64(c.received)/seconds, float64(c.answers)/seconds, 1e9/perSYN, perSYN, 100*c.softirq.Seconds()/seconds, perPacket)
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/synproxyctl/synproxyctl/bench/report"
 	"github.com/synproxyctl/synproxyctl/internal/lab"
 )
 
@@ -16,7 +17,7 @@ const (
 	slowRate = 1e6
 )
 
-var figThroughput = map[lab.Direction]string{lab.Upload: "upload, MB/s", lab.Download: "download, MB/s"}
+var figThroughput = map[lab.Direction]string{lab.Upload: report.Upload, lab.Download: report.Download}
 
 // measureThroughput moves bytes through each contender over a long way, by turns.
 func (b *bench) measureThroughput(ctx context.Context) error {
