@@ -57,7 +57,7 @@ func parseOptions(args []string, w io.Writer) (options, error) {
 	if o.short {
 		o.storm, o.good, o.transfer = 200*time.Millisecond, 300*time.Millisecond, 4<<20
 		for name, short := range map[string]func(){
-			"sizes": func() { sizes = "1,100" }, "probe-sizes": func() { probeSizes = "1,100" }, "reps": func() { o.reps = 1 },
+			"sizes": func() { sizes = "1,20" }, "probe-sizes": func() { probeSizes = "1,20" }, "reps": func() { o.reps = 1 },
 		} {
 			if !given[name] {
 				short()
@@ -84,7 +84,7 @@ func parseOptions(args []string, w io.Writer) (options, error) {
 }
 
 func split(list string) []string {
-	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
 }
 
 func numbers(name, list string, most int) ([]int, error) {
@@ -103,7 +103,7 @@ func numbers(name, list string, most int) ([]int, error) {
 	return slices.Compact(all), nil
 }
 
-// wants tells whether a contender was asked for.
+// wants tells whether a contender was asked for: "stock" asks for all whose names begin so.
 func (o options) wants(name string) bool {
 	return len(o.contenders) == 0 || slices.ContainsFunc(o.contenders, func(c string) bool { return strings.HasPrefix(name, c) })
 }
