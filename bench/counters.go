@@ -36,14 +36,14 @@ func (s *site) counters() (counters, error) {
 	if err != nil {
 		return c, err
 	}
-	if c.softirq, err = softirqTime(stat, receiverCPU); err != nil {
+	if c.softirq, err = softirqTime(stat); err != nil {
 		return c, err
 	}
 	table, err := os.ReadFile("/proc/net/softnet_stat")
 	if err != nil {
 		return c, err
 	}
-	if c.dropped, _, err = softnet(table, receiverCPU); err != nil {
+	if c.dropped, _, err = softnet(table); err != nil {
 		return c, err
 	}
 	err = s.Firewall.Do(func() error {
@@ -72,33 +72,33 @@ func (c counters) since(before counters) counters {
 // tick is the unit of /proc/stat, USER_HZ, on every architecture that this runs on.
 const tick = 10 * time.Millisecond
 
-// softirqTime finds in /proc/stat how long a CPU was in softirqs: proc_stat(5), the seventh number.
-func softirqTime(stat []byte, cpu int) (time.Duration, error) {
+// softirqTime finds in /proc/stat how long the receiving CPU was in softirqs: proc_stat(5), the seventh number.
+func softirqTime(stat []byte) (time.Duration, error) {
 	for line := range strings.Lines(string(stat)) {
 		fields := strings.Fields(line)
-		if len(fields) > 7 && fields[0] == fmt.Sprintf("cpu%d", cpu) {
+		if len(fields) > 7 && fields[0] == fmt.Sprint("cpu", receiverCPU) {
 			n, err := strconv.ParseInt(fields[7], 10, 64)
 			return time.Duration(n) * tick, err
 		}
 	}
-	return 0, fmt.Errorf("/proc/stat: no cpu%d", cpu)
+	return 0, fmt.Errorf("/proc/stat: no cpu%d", receiverCPU)
 }
 
-// softnet finds in /proc/net/softnet_stat how many packets did not fit into the backlog of a CPU, and how many are in
-// it: the second and the twelfth number, hexadecimal. The thirteenth is the CPU.
-func softnet(table []byte, cpu int) (dropped, backlog uint64, err error) {
+// softnet finds in /proc/net/softnet_stat how many packets did not fit into the backlog of the receiving CPU, and how
+// many are in it: the second and the twelfth number, hexadecimal. The thirteenth is the CPU.
+func softnet(table []byte) (dropped, backlog uint64, err error) {
 	for line := range strings.Lines(string(table)) {
 		fields := strings.Fields(line)
 		if len(fields) < 13 {
 			continue
 		}
-		if n, err := strconv.ParseUint(fields[12], 16, 32); err == nil && int(n) == cpu {
+		if n, err := strconv.ParseUint(fields[12], 16, 32); err == nil && n == receiverCPU {
 			dropped, err1 := strconv.ParseUint(fields[1], 16, 64)
 			backlog, err2 := strconv.ParseUint(fields[11], 16, 64)
 			return dropped, backlog, errors.Join(err1, err2)
 		}
 	}
-	return 0, 0, fmt.Errorf("/proc/net/softnet_stat: no CPU %d", cpu)
+	return 0, 0, fmt.Errorf("/proc/net/softnet_stat: no CPU %d", receiverCPU)
 }
 
 // settle waits until the receiver has worked off its backlog, and a little longer.
@@ -108,7 +108,7 @@ func settle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		_, backlog, err := softnet(table, receiverCPU)
+		_, backlog, err := softnet(table)
 		if err != nil {
 			return err
 		}

@@ -91,9 +91,12 @@ func (r *Results) worst(property, contender string, pick func(Summary) float64, 
 	return value
 }
 
-// worstMemory is the most that an operation took, at any size, or NaN.
+// worstMemory is the most that an operation took, at any size, or NaN if the largest size is missing.
 func (r *Results) worstMemory(contender string) float64 {
 	most := math.NaN()
+	if r.Find(Operation("apply", Memory), contender, 100_000) == nil {
+		return most
+	}
 	for _, s := range r.Series {
 		for _, operation := range Operations {
 			if s.Contender == contender && s.Figure == Operation(operation, Memory) {
