@@ -57,7 +57,7 @@ func parseOptions(args []string, w io.Writer) (options, error) {
 	if o.short {
 		o.storm, o.good, o.transfer = 200*time.Millisecond, 300*time.Millisecond, 4<<20
 		for name, short := range map[string]func(){
-			"sizes": func() { sizes = "1,20" }, "probe-sizes": func() { probeSizes = "1,20" }, "reps": func() { o.reps = 1 },
+			"sizes": func() { sizes = "1,10" }, "probe-sizes": func() { probeSizes = "1,20" }, "reps": func() { o.reps = 1 },
 		} {
 			if !given[name] {
 				short()
