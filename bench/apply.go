@@ -13,7 +13,7 @@ type operator struct {
 	most int
 	// prepare returns the command lines of the operations.
 	prepare func(*site) (map[string][]string, error)
-	slow    int // from that size on, only the first repetition does more than apply and revert
+	slow    int // from that size on, only the first repetition; 0 means never
 }
 
 func operators() []operator {
@@ -93,7 +93,7 @@ func (b *bench) operateByTurns(ctx context.Context, chosen []operator, sites []*
 	out := map[string]bool{}
 	for rep := range b.reps {
 		for i, o := range chosen {
-			if out[o.name] {
+			if out[o.name] || o.slow > 0 && sites[i].size >= o.slow && rep > 0 {
 				continue
 			}
 			if err := b.operate(ctx, o, sites[i], commands[i], rep); err != nil {
@@ -110,10 +110,7 @@ func (b *bench) operateByTurns(ctx context.Context, chosen []operator, sites []*
 // operate times one repetition of one operator.
 func (b *bench) operate(ctx context.Context, o operator, s *site, commands map[string][]string, rep int) error {
 	said := ""
-	for i, operation := range report.Operations {
-		if o.slow > 0 && s.size >= o.slow && rep > 0 && i > 0 && i < len(report.Operations)-1 {
-			continue
-		}
+	for _, operation := range report.Operations {
 		limited, cancel := context.WithTimeout(ctx, installLimit)
 		c, err := timed(limited, s.Firewall, commands[operation]...)
 		late := limited.Err() != nil && ctx.Err() == nil

@@ -122,4 +122,4 @@ func applyTool(backend string) func(context.Context, *site) error {
 const exitUnsupported = 5
 
 // installLimit is how long a contender may take to protect the services of a site before it is left out.
-const installLimit = 2 * time.Minute
+const installLimit = 5 * time.Minute

@@ -112,7 +112,7 @@ func (d *document) operations() {
 	}
 	d.say("## Protecting services\n")
 	d.say("\"apply\" begins with nothing, \"apply again\" changes nothing, \"change one\" replaces one service by another, \"revert\" takes all")
-	d.say("away at once. Memory is the peak of the largest process.\n")
+	d.say("away at once. Memory is the peak of the largest process. FireHOL with 1,000 services is so slow that it was measured once.\n")
 	for _, name := range []string{"apply", "again", "change-one", "memory"} {
 		d.plot(name+".svg", name+" over services")
 	}
