@@ -52,9 +52,10 @@ demo: ## Install what is missing, build, and show the whole story in namespaces 
 
 bench: ## Install what is missing, measure everything against its peers (half an hour; a smoke test: make bench ARGS=-short)
 	@scripts/setup bench
-	@mkdir -p bin
+	@$(MAKE) --no-print-directory build
 	go build -o bin/bench ./bench
-	@as=$$(scripts/privilege); $$as ./bin/bench $(ARGS)
+	@if ((EUID == 0)); then as=; else as="sudo --preserve-env env PATH=$$PATH"; fi; set -x; \
+	$$as ./bin/bench -program bin/synproxyctl $(ARGS)
 
 clean: ## Remove what was built
 	rm -rf bin dist

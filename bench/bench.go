@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"time"
 
@@ -30,6 +31,9 @@ func (b *bench) say(format string, args ...any) {
 
 // measure runs what the options want, and writes the results and, unless it was a smoke test, the documents.
 func measure(ctx context.Context, world *lab.World, o options, log io.Writer) error {
+	if n := runtime.NumCPU(); n <= receiverCPU {
+		return fmt.Errorf("%d CPU: one must send and another receive; hint: run on a machine with two", n)
+	}
 	// Ahead of what else runs on the machine, and so are the threads and programs that come later.
 	if err := eachThread(func(tid int) error { return unix.Setpriority(unix.PRIO_PROCESS, tid, -20) }); err != nil {
 		return fmt.Errorf("priority: %w; hint: run as root", err)

@@ -59,7 +59,7 @@ func TestOptions(t *testing.T) {
 		t.Errorf("short: %+v, %v", o, err)
 	}
 	for _, args := range []string{
-		"-only nothing", "-sizes 0", "-sizes 1,x", "-sizes 100001", "-sizes ,", "-reps 0", "-reps 1000", "argument", "-unknown", "-probe-sizes -1",
+		"-only nothing", "-sizes 0", "-sizes 1,x", "-sizes 100001", "-sizes ,", "-reps 0", "-reps 1000", "argument", "-unknown", "-probe-sizes -1", "-storm 1ms", "-storm 2m",
 	} {
 		if _, err := parseOptions(strings.Fields(args), io.Discard); err == nil {
 			t.Errorf("%s: accepted", args)

@@ -40,6 +40,7 @@ func parseOptions(args []string, w io.Writer) (options, error) {
 	f.StringVar(&contenders, "contenders", "", "whom to measure, by beginnings of names (default all)")
 	f.StringVar(&sizes, "sizes", "1,10,100,1000,10000,100000", "how many services")
 	f.StringVar(&probeSizes, "probe-sizes", "1,1000,10000", "how many targets to probe")
+	f.DurationVar(&o.storm, "storm", o.storm, "how long one flood is, 50ms to 1m")
 	f.IntVar(&o.reps, "reps", 5, "how often each figure is measured")
 	f.StringVar(&o.program, "program", "", "measure this synproxyctl instead of building it")
 	f.BoolVar(&o.short, "short", false, "a smoke test of less than a minute: does every contender work? The figures are worth little, and docs is left alone")
@@ -55,9 +56,10 @@ func parseOptions(args []string, w io.Writer) (options, error) {
 	given := map[string]bool{}
 	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if o.short {
-		o.storm, o.good, o.transfer = 200*time.Millisecond, 300*time.Millisecond, 4<<20
+		o.good, o.transfer = 300*time.Millisecond, 4<<20
 		for name, short := range map[string]func(){
 			"sizes": func() { sizes = "1,10" }, "probe-sizes": func() { probeSizes = "1,20" }, "reps": func() { o.reps = 1 },
+			"storm": func() { o.storm = 200 * time.Millisecond },
 		} {
 			if !given[name] {
 				short()
@@ -76,6 +78,9 @@ func parseOptions(args []string, w io.Writer) (options, error) {
 	}
 	if o.probeSizes, err = numbers("probe-sizes", probeSizes, maxServices); err != nil {
 		return o, err
+	}
+	if o.storm < 50*time.Millisecond || o.storm > time.Minute {
+		return o, fmt.Errorf("-storm %v: must be from 50ms to 1m", o.storm)
 	}
 	if o.reps < 1 || o.reps > 100 {
 		return o, fmt.Errorf("-reps %d: must be from 1 to 100", o.reps)
