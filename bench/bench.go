@@ -50,8 +50,12 @@ func measure(ctx context.Context, world *lab.World, o options, log io.Writer) er
 		if err != nil {
 			return fmt.Errorf("%s: %w", part, err)
 		}
+		// After each part, so that one that fails spoils no other.
+		if err := b.write(); err != nil {
+			return err
+		}
 	}
-	return b.write()
+	return nil
 }
 
 // sites builds the networks of all contenders that are chosen for a size, protected, each known to let a good

@@ -32,7 +32,7 @@ type options struct {
 }
 
 func parseOptions(args []string, w io.Writer) (options, error) {
-	o := options{storm: time.Second, good: 3 * time.Second, transfer: 64 << 20}
+	o := options{storm: 500 * time.Millisecond, good: 2 * time.Second, transfer: 64 << 20}
 	var only, contenders, sizes, probeSizes string
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(w)
