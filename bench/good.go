@@ -45,7 +45,12 @@ func (b *bench) goodByTurns(ctx context.Context, sites []*site) error {
 	defer func() { _ = pin(false) }() // the same call a second time
 	for rep := range b.reps {
 		for _, s := range sites {
-			if err := b.goodUnderFlood(ctx, s, rep); err != nil {
+			err := b.goodUnderFlood(ctx, s, s.contender.name, goodFlood, rep)
+			if err == nil && s.contender.name == report.None {
+				// What the machine and its other users do to a connection, without any flood.
+				err = b.goodUnderFlood(ctx, s, report.NoFlood, 0, rep)
+			}
+			if err != nil {
 				return fmt.Errorf("%s, %d services: %w", s.contender.name, s.size, err)
 			}
 		}
@@ -53,15 +58,19 @@ func (b *bench) goodByTurns(ctx context.Context, sites []*site) error {
 	return nil
 }
 
-// goodUnderFlood measures one repetition of one contender.
-func (b *bench) goodUnderFlood(ctx context.Context, s *site, rep int) error {
+// goodUnderFlood measures one repetition of one contender, under a flood of that many SYN/s; 0 means none.
+func (b *bench) goodUnderFlood(ctx context.Context, s *site, name string, rate float64, rep int) error {
 	first := addrPort(0, s.port)
 	var flood lab.FloodResult
 	var failed error
 	var flooding sync.WaitGroup
 	flooding.Go(func() {
+		if rate == 0 {
+			flood.Duration = b.good
+			return
+		}
 		flood, failed = s.Attacker.Flood(ctx, lab.FloodConfig{
-			Destination: first, Services: s.size, Packets: lab.MaxFloodPackets, Duration: b.good + 200*time.Millisecond, Rate: goodFlood,
+			Destination: first, Services: s.size, Packets: lab.MaxFloodPackets, Duration: b.good + 200*time.Millisecond, Rate: rate,
 		})
 	})
 	// Begin when the flood has.
@@ -78,7 +87,7 @@ func (b *bench) goodUnderFlood(ctx context.Context, s *site, rep int) error {
 	if err := settle(ctx); err != nil {
 		return err
 	}
-	name, speaker := s.contender.name, "client"
+	speaker := "client"
 	if s.mode() == lab.ServerFirst {
 		speaker = "server"
 	}

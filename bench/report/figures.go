@@ -51,6 +51,7 @@ func Operation(operation, property string) string { return operation + ": " + pr
 // The contenders and probers that goals are about.
 const (
 	None        = "none"
+	NoFlood     = "none, no flood"
 	FireHOL     = "FireHOL"
 	Tool        = "synproxyctl "
 	ToolProbe   = "synproxyctl probe"
