@@ -78,8 +78,8 @@ func (d *document) floods() {
 	}
 	d.say("## SYN floods\n")
 	d.say("A program in the kernel sends SYNs from random sources to all services, as many as it can, on one CPU; another CPU does")
-	d.say("all work for them on the firewall and on the server behind it. SYN/s are SYN+ACKs with room for no more: per second of the")
-	d.say("receiving CPU's time. \"stock\" is the recipe of iptables-extensions(8), or its translation, with rules for each service.\n")
+	d.say("all work for them on the firewall and on the server behind it. SYN/s are SYN+ACKs per second of the receiving CPU's time,")
+	d.say("which the kernel counts in ticks of 10 ms. Each service is an address with one port. \"stock\" is the recipe of iptables-extensions(8), or its translation, with rules for each service.\n")
 	d.plot("syn.svg", "SYN/s over services")
 	d.table("### SYN/s", Rate, "services")
 	d.table("### ns per SYN", SYNCost, "services")
@@ -99,7 +99,8 @@ func (d *document) good() {
 		}
 		d.say("## Good connections under flood, the %s speaks first\n", speaker)
 		d.say("Connections to random services while all are flooded. The time runs from connect to the first useful answer; connections")
-		d.say("that failed have none. The firewall's one CPU does the work for the flood and for the good ones.\n")
+		d.say("that failed have none. The firewall's one CPU does the work for the flood and for the good ones. \"%s\" is what the", NoFlood)
+		d.say("machine and its other users do to a connection anyway.\n")
 		for _, property := range []string{Success, P50, P99, Max, Flood} {
 			d.table("### "+strings.ToUpper(property[:1])+property[1:], Good(speaker, property), "services")
 		}
