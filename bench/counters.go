@@ -18,6 +18,7 @@ type counters struct {
 	dropped  uint64        // packets that the receiving CPU had no room for
 	answers  uint64        // SYN+ACKs to the flood's sources
 	others   uint64        // anything else to the flood's sources
+	passed   uint64        // unrelated packets that have passed the firewall
 	softirq  time.Duration // what the receiving CPU has spent on packets (and timers)
 	cookies  uint64        // SYNs that a SYNPROXY took
 }
@@ -30,6 +31,9 @@ func (s *site) counters() (counters, error) {
 	}
 	c.received = link.Attrs().Statistics.RxPackets
 	if c.answers, c.others, err = s.hole.Count(); err != nil {
+		return c, err
+	}
+	if _, c.passed, err = s.aside.Count(); err != nil {
 		return c, err
 	}
 	stat, err := os.ReadFile("/proc/stat")
@@ -64,6 +68,7 @@ func (c counters) since(before counters) counters {
 		dropped:  c.dropped - before.dropped,
 		answers:  c.answers - before.answers,
 		others:   c.others - before.others,
+		passed:   c.passed - before.passed,
 		softirq:  c.softirq - before.softirq,
 		cookies:  uint64(uint32(c.cookies) - uint32(before.cookies)), // wraps at 32 bits
 	}

@@ -49,7 +49,8 @@ type site struct {
 	contender contender
 	size      int
 	port      uint16
-	hole      *lab.Swallow
+	hole      *lab.Swallow // for answers to the flood
+	aside     *lab.Swallow // for unrelated packets that have passed
 }
 
 // newSite builds the network; nothing is protected yet. A nil wan means a plain link to the client.
@@ -105,7 +106,7 @@ func (s *site) prepareFloods(ctx context.Context) (err error) {
 	if s.hole, err = s.Firewall.Swallow("eth2", lab.FloodV4); err != nil {
 		return err
 	}
-	_, err = s.Firewall.Swallow("eth2", unrelatedPrefix)
+	s.aside, err = s.Firewall.Swallow("eth2", unrelatedPrefix)
 	return err
 }
 

@@ -66,7 +66,10 @@ func (b *bench) flood(ctx context.Context, s *site, rep int) error {
 	if err != nil {
 		return err
 	}
-	perPacket := u.softirq.Seconds() * 1e9 / float64(u.received-u.dropped)
+	if u.passed == 0 || u.softirq == 0 {
+		return fmt.Errorf("%d of %d unrelated packets have passed, in %v of the receiver's time", u.passed, u.received, u.softirq)
+	}
+	perPacket := u.softirq.Seconds() * 1e9 / float64(u.passed)
 	b.results.Add(report.Unrelated, name, s.size, perPacket)
 	b.say("%-28s %6d services, %d: offered %.0f SYN/s, answered %.0f, %.0f a CPU, %.0f ns each, receiver %.0f%% busy; unrelated %.0f ns",
 		name, s.size, rep+1, float64(c.received)/seconds, float64(c.answers)/seconds, 1e9/perSYN, perSYN, 100*c.softirq.Seconds()/seconds, perPacket)

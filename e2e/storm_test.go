@@ -57,6 +57,43 @@ func TestStormIsTaken(t *testing.T) {
 	}
 }
 
+// TestSwallowsShareAnInterface puts two holes on one way out, and lets a third packet pass both.
+func TestSwallowsShareAnInterface(t *testing.T) {
+	topo := newTopology(t)
+	holes := map[string]*lab.Swallow{}
+	for _, prefix := range []string{"198.51.100.0/24", "203.0.113.0/24"} {
+		to := netip.MustParsePrefix(prefix)
+		hole, err := topo.Firewall.Swallow("eth2", to)
+		skipWithoutBPF(t, err)
+		if err := errors.Join(err, topo.Firewall.AddRoute(to, lab.AttackerV4)); err != nil {
+			t.Fatal(err)
+		}
+		holes[prefix] = hole
+	}
+	before := received(t, topo.Attacker, "eth0")
+	for _, to := range []string{"198.51.100.1", "203.0.113.1", "203.0.113.255", "10.77.3.2"} {
+		flags := lab.SYN
+		if to == "203.0.113.255" {
+			flags |= lab.ACK
+		}
+		err := topo.Client.SendSegment("eth0", lab.Segment{
+			Source: netip.AddrPortFrom(lab.ClientV4, 1024), Destination: netip.AddrPortFrom(netip.MustParseAddr(to), 80), Flags: flags,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for prefix, want := range map[string][2]uint64{"198.51.100.0/24": {0, 1}, "203.0.113.0/24": {1, 1}} {
+		synAcks, others, err := holes[prefix].Count()
+		if err != nil || synAcks != want[0] || others != want[1] {
+			t.Errorf("%s: %d SYN+ACKs and %d others vanished, want %v; %v", prefix, synAcks, others, want, err)
+		}
+	}
+	if n := received(t, topo.Attacker, "eth0") - before; n != 1 {
+		t.Errorf("%d packets have passed, want 1", n)
+	}
+}
+
 // TestStormIsSpread looks at the frames themselves: every destination about as often, sources all over their prefix.
 func TestStormIsSpread(t *testing.T) {
 	topo := newTopology(t)

@@ -64,7 +64,7 @@ func (h *Host) swallow(iface string, to netip.Prefix) (*Swallow, error) {
 
 // swallowProgram drops and counts: SYN+ACKs in the first place, the rest in the second.
 func swallowProgram(fd int, to netip.Prefix) asm.Instructions {
-	const pass, shot = 0, 2 // TC_ACT_OK, TC_ACT_SHOT
+	const pass, shot = -1, 2 // TCX_NEXT, so that others of the interface have their turn, and TC_ACT_SHOT
 	const dst, flags = etherHeader + 16, etherHeader + ipv4Header + 13
 	mask := int32(uint64(0xffffffff) << (32 - to.Bits()))
 	return asm.Instructions{
