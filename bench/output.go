@@ -2,10 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/synproxyctl/synproxyctl/bench/report"
 )
@@ -16,17 +19,25 @@ const (
 	shortFile = "short.json"
 )
 
-// write stores the results, and the documents of a run that measured them all.
+// write stores the results, and the documents of a run that was no smoke test. What a run of single parts has not measured
+// is kept from the run before.
 func (b *bench) write() error {
-	name := shortFile
+	r := b.results
+	r.Series, r.Notes = slices.Clone(r.Series), slices.Clone(r.Notes)
+	path := filepath.Join(b.options.results, shortFile)
 	if !b.short {
-		name = fullFile
+		path = filepath.Join(b.options.results, fullFile)
+		older, err := load(path)
+		if err == nil && len(b.only) < len(parts) {
+			r.Keep(older)
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
-	data, err := json.MarshalIndent(b.results, "", " ")
+	data, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(b.options.results, name)
 	if err := put(path, append(data, '\n')); err != nil {
 		return err
 	}
@@ -37,16 +48,25 @@ func (b *bench) write() error {
 	return render(b.options, b.log)
 }
 
+// load reads the results of a run.
+func load(path string) (report.Results, error) {
+	var r report.Results
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}
+
 // render writes the documents anew from the results that are there.
 func render(o options, log io.Writer) error {
 	path := filepath.Join(o.results, fullFile)
-	data, err := os.ReadFile(path)
+	r, err := load(path)
 	if err != nil {
 		return fmt.Errorf("%w; hint: measure first, by make bench", err)
-	}
-	var r report.Results
-	if err := json.Unmarshal(data, &r); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
 	}
 	const plots = "benchmarks"
 	for name, plot := range r.Plots() {

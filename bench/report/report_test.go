@@ -113,6 +113,25 @@ func TestResultsSurviveJSON(t *testing.T) {
 	}
 }
 
+// TestKeep measures one figure anew and keeps the rest, the figure's contenders of the older run not among it.
+func TestKeep(t *testing.T) {
+	older := *example()
+	r := &Results{Date: "later"}
+	r.Add(Rate, None, 1, 5)
+	r.Keep(older)
+	if got := r.Contenders(Rate); len(got) != 1 || r.Find(Rate, None, 1)[0] != 5 {
+		t.Errorf("the figure that was measured anew is of %v", got)
+	}
+	if diff := cmp.Diff(older.Find(Upload, None, 1), r.Find(Upload, None, 1)); diff != "" || len(r.Notes) != len(older.Notes)+1 {
+		t.Errorf("kept: %s, notes %q", diff, r.Notes)
+	}
+	all := *example()
+	before := len(all.Notes)
+	if all.Keep(older); len(all.Notes) != before || len(all.Series) != len(older.Series) {
+		t.Errorf("a run that has measured everything kept something: %q", all.Notes)
+	}
+}
+
 func TestSummarise(t *testing.T) {
 	for _, c := range []struct {
 		values []float64

@@ -73,6 +73,28 @@ func (r *Results) Note(format string, args ...any) {
 	}
 }
 
+// Keep adds what an older run has measured and this one has not: its series of other figures, and its notes if there are
+// any such.
+func (r *Results) Keep(older Results) {
+	measured := map[string]bool{}
+	for _, s := range r.Series {
+		measured[s.Figure] = true
+	}
+	kept := false
+	for _, s := range older.Series {
+		if !measured[s.Figure] {
+			r.Series, kept = append(r.Series, s), true
+		}
+	}
+	if !kept {
+		return
+	}
+	for _, note := range older.Notes {
+		r.Note("%s", note)
+	}
+	r.Note("measured in an earlier run, of %s: what this one did not measure", older.Date)
+}
+
 // Sizes returns the sizes at which a figure was measured, ascending.
 func (r *Results) Sizes(figure string) []int {
 	var all []int
