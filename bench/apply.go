@@ -17,7 +17,7 @@ type operator struct {
 }
 
 func operators() []operator {
-	all := []operator{{name: report.FireHOL, most: 1_000, prepare: (*site).fireholCommands, slow: 1_000}}
+	all := []operator{{name: report.FireHOL, most: 1_000, prepare: (*site).fireholCommands, slow: 100}}
 	for _, backend := range report.Backends {
 		all = append(all, operator{name: report.Tool + backend.Name, prepare: func(s *site) (map[string][]string, error) {
 			return s.toolCommands(backend.Name)

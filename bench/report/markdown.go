@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 )
@@ -46,7 +47,7 @@ func (d *document) head() {
 	m := d.r.Machine
 	d.say("# Benchmarks\n")
 	d.say("Written by `make bench`; do not edit. All contenders took turns within one run, each in a network of its own, so that")
-	d.say("what disturbed one disturbed all. A cell is the median of %d repetitions, with the least and the greatest in brackets.", d.r.Reps)
+	d.say("what disturbed one disturbed all. A cell is the median of %s, with the least and the greatest in brackets.", d.repetitions())
 	d.say("Compare within a table: the absolute figures are those of one small machine.\n")
 	if d.r.Short {
 		d.say("**This was a smoke test. Its figures are worth little.**\n")
@@ -56,6 +57,23 @@ func (d *document) head() {
 		d.say("- %s: %s", name, m.Tools[name])
 	}
 	d.say("")
+}
+
+// repetitions says how many values the cells have, but for those of slow contenders, which have one.
+func (d *document) repetitions() string {
+	least, most := math.MaxInt, 0
+	for _, s := range d.r.Series {
+		if n := len(s.Values); n > 1 || d.r.Reps == 1 {
+			least, most = min(least, n), max(most, n)
+		}
+	}
+	switch {
+	case most == 0:
+		return "no repetitions"
+	case least == most:
+		return fmt.Sprintf("%d repetitions", most)
+	}
+	return fmt.Sprintf("%d to %d repetitions", least, most)
 }
 
 func (d *document) goals() {
@@ -113,7 +131,7 @@ func (d *document) operations() {
 	}
 	d.say("## Protecting services\n")
 	d.say("\"apply\" begins with nothing, \"apply again\" changes nothing, \"change one\" replaces one service by another, \"revert\" takes all")
-	d.say("away at once. Memory is the peak of the largest process. FireHOL with 1,000 services is so slow that it was measured once.\n")
+	d.say("away at once. Memory is the peak of the largest process. FireHOL with 100 services and more is so slow that it was measured once.\n")
 	for _, name := range []string{"apply", "again", "change-one", "memory"} {
 		d.plot(name+".svg", name+" over services")
 	}
