@@ -9,14 +9,14 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 
 # How long `make fuzz` spends on each target.
 FUZZTIME ?= 5m
-# What `make test` tests, and arguments of `make demo`, such as ARGS=--json.
+# What `make test` tests, and arguments of `make demo` and `make bench`, such as ARGS=--json and ARGS=-short.
 PKGS ?= ./...
 ARGS ?=
 
 # The linter's dependencies are no business of the module's.
 LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test full lint format fuzz soak demo clean
+.PHONY: help build test full lint format fuzz soak demo bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,13 @@ demo: ## Install what is missing, build, and show the whole story in namespaces 
 	@scripts/setup run
 	@$(MAKE) --no-print-directory build
 	@as=$$(scripts/privilege); $$as ./bin/synproxyctl demo $(ARGS)
+
+bench: ## Install what is missing, measure everything against its peers (half an hour; a smoke test: make bench ARGS=-short)
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	go build -o bin/bench ./bench
+	@if ((EUID == 0)); then as=; else as="sudo --preserve-env env PATH=$$PATH"; fi; set -x; \
+	$$as ./bin/bench -program bin/synproxyctl $(ARGS)
 
 clean: ## Remove what was built
 	rm -rf bin dist

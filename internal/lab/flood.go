@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -22,8 +23,11 @@ const (
 type FloodConfig struct {
 	// Interface of the sending host; "" means eth0. The frames go to the machine at the other end of its link.
 	Interface string
-	// Destination is the attacked service.
+	// Destination is the attacked service, or the first of many.
 	Destination netip.AddrPort
+	// Services is how many successive addresses are attacked, at random; 0 means 1. The addresses differ in their last
+	// 32 bits only.
+	Services int
 	// Packets is how many SYNs to send: from 1 to [MaxFloodPackets].
 	Packets int
 	// Duration ends the flood even when fewer were sent; 0 means 30 s, the most is [MaxFloodDuration].
@@ -89,6 +93,8 @@ func (cfg *FloodConfig) complete() error {
 	switch {
 	case !dst.IsValid() || dst.Port() == 0:
 		return fmt.Errorf("destination %s: not an address and port", dst)
+	case cfg.Services < 0 || uint64(lastWord(dst.Addr()))+uint64(cfg.Services) > 1<<32:
+		return fmt.Errorf("services %d: there are not as many addresses from %s on", cfg.Services, dst.Addr())
 	case cfg.Packets < 1 || cfg.Packets > MaxFloodPackets:
 		return fmt.Errorf("packets %d: must be from 1 to %d", cfg.Packets, MaxFloodPackets)
 	case cfg.Duration < 0 || cfg.Duration > MaxFloodDuration:
@@ -103,6 +109,12 @@ func (cfg *FloodConfig) complete() error {
 		return fmt.Errorf("sources %s: not the family of %s", cfg.Sources, dst)
 	}
 	return nil
+}
+
+// lastWord is the last 32 bits of an address.
+func lastWord(a netip.Addr) uint32 {
+	b := a.AsSlice()
+	return binary.BigEndian.Uint32(b[len(b)-4:])
 }
 
 // flood checks where it is and shares the work among the threads.

@@ -44,6 +44,38 @@ func TestSYNsAreValidAndRandom(t *testing.T) {
 	}
 }
 
+func TestSYNsAreSpread(t *testing.T) {
+	for _, first := range []string{"10.77.2.250:80", "[fd77:2::fffe]:80"} {
+		cfg := FloodConfig{Destination: netip.MustParseAddrPort(first), Services: 10, Packets: 1}
+		if err := cfg.complete(); err != nil {
+			t.Fatal(err)
+		}
+		s, err := newSYNs(cfg, peer{mac: nobodyMAC, far: nobodyMAC})
+		if err != nil {
+			t.Fatal(err)
+		}
+		times := map[netip.Addr]int{}
+		for range 1000 {
+			s.randomise(s.frames[0])
+			got, err := ParseSegment(s.frames[0][etherHeader:])
+			if err != nil || got.BadChecksum {
+				t.Fatalf("got %+v, %v", got, err)
+			}
+			times[got.Destination.Addr()]++
+		}
+		at := cfg.Destination.Addr()
+		for range cfg.Services {
+			if n := times[at]; n < 50 || n > 200 {
+				t.Errorf("%d of 1000 SYNs go to %s", n, at)
+			}
+			at = at.Next()
+		}
+		if len(times) != cfg.Services {
+			t.Errorf("%d destinations", len(times))
+		}
+	}
+}
+
 func TestFloodConfigBounds(t *testing.T) {
 	good := FloodConfig{Destination: netip.MustParseAddrPort("10.77.2.2:80"), Packets: 1}
 	if err := good.complete(); err != nil || good.Duration != 30*time.Second || good.Sources != FloodV4 {
@@ -57,6 +89,8 @@ func TestFloodConfigBounds(t *testing.T) {
 		"negative time":    func(c *FloodConfig) { c.Duration = -1 },
 		"negative rate":    func(c *FloodConfig) { c.Rate = -1 },
 		"too many threads": func(c *FloodConfig) { c.Threads = 65 },
+		"negative many":    func(c *FloodConfig) { c.Services = -1 },
+		"past the last":    func(c *FloodConfig) { c.Services = 1 << 32 },
 		"no destination":   func(c *FloodConfig) { c.Destination = netip.AddrPort{} },
 		"no port":          func(c *FloodConfig) { c.Destination = netip.MustParseAddrPort("10.0.0.1:0") },
 		"other family":     func(c *FloodConfig) { c.Sources = FloodV6 },

@@ -176,3 +176,17 @@ func (h *Host) Forward() error {
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
+
+// AddLocal makes every address of a prefix one of the host's own.
+func (h *Host) AddLocal(prefix netip.Prefix) error {
+	lo, err := h.nl.LinkByName("lo")
+	if err == nil {
+		err = h.nl.RouteReplace(&netlink.Route{
+			Dst: ipNet(prefix), LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("host %s: own %s: %w", h.name, prefix, err)
+	}
+	return nil
+}

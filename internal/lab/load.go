@@ -3,6 +3,7 @@ package lab
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,9 @@ type LoadConfig struct {
 	// Reset ends each connection by RST (SO_LINGER 0) right after the answer. Otherwise the server closes first,
 	// so that the client keeps no TIME_WAIT either way, and runs out of no ports.
 	Reset bool
+	// Services is how many successive addresses, from the remote one on, take turns in no particular order; 0 means 1.
+	// They differ in their last 32 bits only.
+	Services int
 	// Rate is how many connections to begin in a second at most; 0 means no limit.
 	Rate float64
 }
@@ -50,7 +54,7 @@ func (h *Host) Load(ctx context.Context, remote netip.AddrPort, cfg LoadConfig) 
 		wg.Go(func() {
 			errs[i] = h.Do(func() error {
 				for n := range tickets {
-					latency, err := once(remote, cfg, n)
+					latency, err := once(cfg.turn(remote, n), cfg, n)
 					res.add(latency, err)
 				}
 				return nil
@@ -80,10 +84,23 @@ func (cfg *LoadConfig) complete() error {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 5 * time.Second
 	}
-	if cfg.Connections < 0 || cfg.Concurrency < 0 || cfg.Timeout < 0 || cfg.Rate < 0 {
+	if cfg.Services < 0 || cfg.Connections < 0 || cfg.Concurrency < 0 || cfg.Timeout < 0 || cfg.Rate < 0 {
 		return errors.New("negative value")
 	}
 	return nil
+}
+
+// turn returns the service of connection n: jumps of a large prime visit all services before any a second time.
+func (cfg *LoadConfig) turn(remote netip.AddrPort, n int) netip.AddrPort {
+	if cfg.Services < 2 {
+		return remote
+	}
+	b := remote.Addr().AsSlice()
+	last := b[len(b)-4:]
+	jump := uint64(n) * 2_654_435_761 % uint64(cfg.Services)
+	binary.BigEndian.PutUint32(last, binary.BigEndian.Uint32(last)+uint32(jump))
+	at, _ := netip.AddrFromSlice(b) // as long as it was
+	return netip.AddrPortFrom(at, remote.Port())
 }
 
 // issue hands out the numbers of the connections to make, at the asked rate, and closes tickets.

@@ -28,6 +28,8 @@ type syns struct {
 	messages [batchSize]mmsghdr
 	ready    int // how many of the last messages were made and not yet sent
 
+	services      []byte // the first destination
+	count         uint64 // how many there are
 	address, tcp  int    // offsets in a frame
 	ipSum, tcpSum uint32 // sums of everything that does not change
 }
@@ -39,7 +41,7 @@ func newSYNs(cfg FloodConfig, p peer) (*syns, error) {
 		zero, mss, address, header = netip.IPv4Unspecified(), 1460, etherHeader+12, ipv4Header
 	}
 	packet, err := Segment{
-		Source: netip.AddrPortFrom(zero, 0), Destination: cfg.Destination,
+		Source: netip.AddrPortFrom(zero, 0), Destination: netip.AddrPortFrom(zero, cfg.Destination.Port()),
 		Flags: SYN, Window: 64240, Options: SYNOptions(mss, 7, 0),
 	}.Marshal()
 	if err != nil {
@@ -47,6 +49,7 @@ func newSYNs(cfg FloodConfig, p peer) (*syns, error) {
 	}
 	s := &syns{
 		random: rand.New(rand.NewPCG(cfg.Seed, 1)), prefix: cfg.Sources.Masked(),
+		services: cfg.Destination.Addr().AsSlice(), count: uint64(max(1, cfg.Services)),
 		address: address, tcp: etherHeader + header,
 	}
 	if header == ipv4Header {
@@ -85,11 +88,17 @@ func (s *syns) randomise(f []byte) {
 	binary.BigEndian.PutUint16(t, uint16(1024+r%(65536-1024)))
 	binary.BigEndian.PutUint32(t[4:], uint32(q))
 	binary.BigEndian.PutUint32(t[tcpHeader+tsvalOffset:], uint32(q>>32))
-	source := sum16(b)
-	if len(b) == 4 {
-		binary.BigEndian.PutUint16(f[etherHeader+10:], fold(s.ipSum+source))
+	to := f[s.address+len(b):][:len(b)]
+	copy(to, s.services)
+	if s.count > 1 {
+		last := to[len(to)-4:]
+		binary.BigEndian.PutUint32(last, binary.BigEndian.Uint32(last)+uint32(s.random.Uint64N(s.count)))
 	}
-	sum := s.tcpSum + source + sum16(t[:2]) + sum16(t[4:8]) + sum16(t[tcpHeader+tsvalOffset:tcpHeader+tsvalOffset+4])
+	addresses := sum16(b) + sum16(to)
+	if len(b) == 4 {
+		binary.BigEndian.PutUint16(f[etherHeader+10:], fold(s.ipSum+addresses))
+	}
+	sum := s.tcpSum + addresses + sum16(t[:2]) + sum16(t[4:8]) + sum16(t[tcpHeader+tsvalOffset:tcpHeader+tsvalOffset+4])
 	binary.BigEndian.PutUint16(t[16:], fold(sum))
 }
 
