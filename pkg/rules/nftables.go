@@ -106,13 +106,15 @@ func (*native) Apply(ctx context.Context, s Step) error {
 	if err = errors.Join(w.err, err); err != nil {
 		err = fmt.Errorf("table %s: %w", SetPrefix, err)
 	}
+	// Of an expression that it does not have, the kernel says no more than that
+	// something is not there; in a new table nothing else can be missing.
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) && s.have.Empty() {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
 	for _, outdated := range []error{unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.ERESTART} {
 		if errors.Is(err, outdated) {
 			return fmt.Errorf("%w: %w", ErrChanged, err)
 		}
-	}
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	return err
 }
