@@ -99,11 +99,12 @@ func (*native) Apply(ctx context.Context, s Step) error {
 		return err
 	}
 	w := nftWriter{step: s}
-	err := commit(func(b *batch) {
+	err := commit(func(b *batch) error {
 		w.batch = b
 		w.write()
+		return w.err
 	})
-	if err = errors.Join(w.err, err); err != nil {
+	if err != nil {
 		err = fmt.Errorf("table %s: %w", SetPrefix, err)
 	}
 	// Of an expression that it does not have, the kernel says no more than that
