@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -233,5 +234,22 @@ func TestPlanNFTablesStrange(t *testing.T) {
 		if kinds[0] != unix.NFT_MSG_DELTABLE || kinds[1] != unix.NFT_MSG_NEWTABLE || rules != all {
 			t.Errorf("%s: %d rules for %d, messages %v", name, rules, all, kinds)
 		}
+	}
+}
+
+// A step that cannot be written is not begun.
+func TestApplyNFTablesForeign(t *testing.T) {
+	rs := goldenPolicies()["alike"].Ruleset(NFTables)
+	id := chainID{IPv4, Mangle, "", chainOut}
+	rs.chains[id] = append(slices.Clone(rs.chains[id]), Rule{Family: IPv4, Table: Mangle, Chain: chainOut, Foreign: "a rule of somebody else (handle 7)"})
+	sent := false
+	err := commit(func(b *batch) error {
+		w := nftWriter{step: Plan(Ruleset{}, rs)[0], batch: b}
+		w.write()
+		sent = w.err == nil
+		return w.err
+	})
+	if err == nil || sent || !strings.Contains(err.Error(), "not one of ours") {
+		t.Errorf("error %v", err)
 	}
 }

@@ -103,20 +103,23 @@ func (*native) Apply(ctx context.Context, s Step) error {
 		return err
 	}
 	w := nftWriter{step: s, table: SetPrefix}
-	err := commit(func(b *batch) {
+	err := commit(func(b *batch) error {
 		w.batch = b
 		w.write()
+		return w.err
 	})
-	if err = errors.Join(w.err, err); err != nil {
+	if err != nil {
 		err = fmt.Errorf("table %s: %w", SetPrefix, err)
+	}
+	// Of an expression that it does not have, the kernel says no more than that
+	// something is not there; in a new table nothing else can be missing.
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) && s.have.Empty() {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	for _, outdated := range []error{unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.ERESTART} {
 		if errors.Is(err, outdated) {
 			return fmt.Errorf("%w: %w", ErrChanged, err)
 		}
-	}
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	return err
 }

@@ -300,13 +300,16 @@ func (b *batch) mark(message int) {
 	b.end(b.begin(netlink.HeaderType(message), 0, nfgenmsg(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)))
 }
 
-// commit sends the batch that fill collects and waits for the kernel's answer.
+// commit sends the batch that fill collects, and waits for the kernel's answer. If
+// fill fails nothing is sent.
 // The messages of a batch are one datagram, which large sets make larger than
 // a socket's buffer; that the kernel grows for those who may change its rules.
-func commit(fill func(*batch)) error {
+func commit(fill func(*batch) error) error {
 	b := &batch{}
 	b.mark(unix.NFNL_MSG_BATCH_BEGIN)
-	fill(b)
+	if err := fill(b); err != nil {
+		return err
+	}
 	// The last change asks for an answer, which comes after all errors.
 	const flags = 6 // offset in a message
 	last := b.sequence

@@ -73,7 +73,7 @@ func (x *xtables) listWindow(ctx context.Context, rs Ruleset) error {
 // transaction.
 func (x *xtables) applyWindow(s Step) error {
 	w := nftWriter{table: x.windowTable()}
-	err := commit(func(b *batch) {
+	err := commit(func(b *batch) error {
 		w.batch = b
 		table := func(message int, flags netlink.HeaderFlags) {
 			w.add(s.Family, message, flags, leaf(unix.NFTA_TABLE_NAME, text(w.table)))
@@ -88,8 +88,9 @@ func (x *xtables) applyWindow(s Step) error {
 			w.chain(id)
 			w.rule(id, Rule{Family: s.Family, Table: Window, Chain: chainWindow, Foreign: windowText})
 		}
+		return w.err
 	})
-	if err = errors.Join(w.err, err); err != nil {
+	if err != nil {
 		return fmt.Errorf("nft table %s: %w", w.table, err)
 	}
 	return nil
