@@ -10,19 +10,13 @@ import (
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
-// inShell runs commands of the shell on the host one after the other.
-func inShell(t testing.TB, host *lab.Host, script string) string {
-	t.Helper()
-	return run(t, host, "sh", "-euc", script)
-}
-
 // drifts changes what is applied behind the tool's back. verify must name each change, and apply mend it.
 func drifts(t *testing.T, fw *lab.Host, apply []string, changes []drift) {
 	t.Helper()
 	right := inAnyOrder(dump(t, fw))
 	for _, c := range changes {
 		t.Run(c.name, func(t *testing.T) {
-			inShell(t, fw, c.change)
+			shell(t, fw, c.change)
 			found := codes(mustDo(t, fw, 3, "verify"))
 			for _, code := range strings.Fields(c.codes) {
 				if !slices.Contains(found, code) {
@@ -36,7 +30,7 @@ func drifts(t *testing.T, fw *lab.Host, apply []string, changes []drift) {
 				before := inAnyOrder(dump(t, fw))
 				mustDo(t, fw, 5, apply...)
 				sameDump(t, before, inAnyOrder(dump(t, fw)))
-				inShell(t, fw, c.mend)
+				shell(t, fw, c.mend)
 			}
 			if done := mustDo(t, fw, 0, apply...); done["changed"] != (c.mend == "") {
 				t.Errorf("apply: %v", done)

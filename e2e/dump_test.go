@@ -52,7 +52,7 @@ var (
 	remark   = regexp.MustCompile(`(?m)^#.*\n`)
 	chainHit = regexp.MustCompile(`(?m)\[\d+:\d+\]`)
 	ruleHit  = regexp.MustCompile(`counter packets \d+ bytes \d+`)
-	setHash  = regexp.MustCompile(` (hashsize|bucketsize|initval) \S+`)
+	setHash  = regexp.MustCompile(` (hashsize|bucketsize|initval) \S+| packets \d+ bytes \d+`)
 )
 
 // normalise takes the comments, which carry the time, and the counters out of a listing of rules.

@@ -13,14 +13,6 @@ var backends = []string{rules.NFT, rules.Legacy, rules.NFTables}
 // turnOf returns the backend whose turn the n-th case of a test is.
 func turnOf(n int) string { return backends[n%len(backends)] }
 
-// inTurn returns the backends of the n-th case of a test: the one whose turn it is, and with -full all of them.
-func inTurn(n int) []string {
-	if *full {
-		return backends
-	}
-	return []string{turnOf(n)}
-}
-
 // A combination is how, where and in which mode something is protected.
 type combination struct {
 	backend string

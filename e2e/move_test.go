@@ -163,12 +163,12 @@ func TestSetInTheWay(t *testing.T) {
 			names := setNames(t, fw, backend)
 			name := names[slices.Index(names, "$SET")+1]
 			mustDo(t, fw, 0, "revert", "--now")
-			make, remove := "ipset create "+name+" hash:ip", "ipset destroy "+name
+			occupy, remove := "ipset create "+name+" hash:ip", "ipset destroy "+name
 			if backend == rules.NFTables {
-				make = "nft 'add table ip synproxyctl; add set ip synproxyctl " + name + " { type inet_service; }'"
+				occupy = "nft 'add table ip synproxyctl; add set ip synproxyctl " + name + " { type inet_service; }'"
 				remove = "nft delete table ip synproxyctl"
 			}
-			inShell(t, fw, make)
+			shell(t, fw, occupy)
 			before := dump(t, fw)
 			for _, more := range [][]string{{"--dry-run"}, nil} {
 				object := mustDo(t, fw, 5, append(apply, more...)...)
@@ -180,7 +180,7 @@ func TestSetInTheWay(t *testing.T) {
 			if record := hostRecord(t, fw); record != "" {
 				t.Errorf("a record is left: %s", record)
 			}
-			inShell(t, fw, remove)
+			shell(t, fw, remove)
 			mustDo(t, fw, 0, apply...)
 			mustDo(t, fw, 0, "verify")
 		})

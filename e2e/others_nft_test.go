@@ -92,6 +92,12 @@ var blockers = []struct {
 	meta l4proto ipv6-icmp accept
 	fib saddr type local accept
 }; }`},
+	{name: "output of sockets alone", nft: true, hook: rules.Forward, rules: `table inet theirs { chain out {
+	type filter hook output priority filter; policy drop
+	meta skuid >= 0 accept
+	meta l4proto ipv6-icmp accept
+	tcp flags & rst == rst accept
+}; }`},
 	{name: "new on lo dropped", nft: true, hook: rules.Input, rules: `table inet theirs { chain in {
 	type filter hook input priority filter; policy drop
 	ct state established,related accept

@@ -104,12 +104,15 @@ func TestChangeUnderLoad(t *testing.T) {
 		apply("--backend", rules.NFT)
 		apply("--backend", rules.NFT, "--mss", "1400")
 		apply("--backend", rules.Legacy)
+		apply("--backend", rules.NFTables)
+		apply(lab.ServerV4.String()+":443", "--backend", rules.NFTables)
+		apply("--backend", rules.NFTables, "--mss", "1400")
 		apply("--backend", rules.NFT)
 	}
 	time.Sleep(200 * time.Millisecond)
 	cancel()
 	res := <-done
-	t.Logf("15 changes under load: %v", res)
+	t.Logf("24 changes under load: %v", res)
 	if res.Failed != 0 || res.OK < 100 {
 		t.Errorf("connections during the changes: %v", res)
 	}

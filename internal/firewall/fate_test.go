@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
@@ -191,10 +189,6 @@ func TestFateOfNobody(t *testing.T) {
 				t.Errorf("%s: made %v: %s by %v, want %s", lines, made, got.Outcome, got.By, want[i])
 			}
 		}
-	}
-	_, fw := oneRule(t, expression("meta", number(unix.NFTA_META_KEY, unix.NFT_META_SKUID), number(unix.NFTA_META_DREG, unix.NFT_REG_1)), dropExpression)
-	if got := fw.Fate(syn(nil), Everything); got.Outcome != Depends {
-		t.Errorf("meta skuid: %s, want %s", got.Outcome, Depends)
 	}
 }
 
