@@ -193,7 +193,7 @@ func TestPlanNFTablesStrange(t *testing.T) {
 	for name, spoil := range map[string]func(Ruleset){
 		"a rule": func(rs Ruleset) {
 			id := chainID{IPv4, Mangle, "", chainOut}
-			rs.chains[id] = append(slices.Clone(rs.chains[id]), Rule{Family: IPv4, Table: Mangle, Chain: chainOut, Foreign: "a rule of somebody else (handle 7)"})
+			rs.chains[id] = append(slices.Clone(rs.chains[id]), Rule{Family: IPv4, Table: Mangle, Chain: chainOut, Matches: []Match{Comment{"nft has no word for it"}}, Target: Drop})
 		},
 		"a chain elsewhere": func(rs Ruleset) {
 			id := chainID{IPv4, Mangle, "", chainOut}
@@ -238,10 +238,10 @@ func TestPlanNFTablesStrange(t *testing.T) {
 }
 
 // A step that cannot be written is not begun.
-func TestApplyNFTablesForeign(t *testing.T) {
+func TestApplyNFTablesUnwritable(t *testing.T) {
 	rs := goldenPolicies()["alike"].Ruleset(NFTables)
 	id := chainID{IPv4, Mangle, "", chainOut}
-	rs.chains[id] = append(slices.Clone(rs.chains[id]), Rule{Family: IPv4, Table: Mangle, Chain: chainOut, Foreign: "a rule of somebody else (handle 7)"})
+	rs.chains[id] = append(slices.Clone(rs.chains[id]), Rule{Family: IPv4, Table: Mangle, Chain: chainOut, Matches: []Match{Comment{"nft has no word for it"}}, Target: Drop})
 	sent := false
 	err := commit(func(b *batch) error {
 		w := nftWriter{step: Plan(Ruleset{}, rs)[0], batch: b}
@@ -249,7 +249,7 @@ func TestApplyNFTablesForeign(t *testing.T) {
 		sent = w.err == nil
 		return w.err
 	})
-	if err == nil || sent || !strings.Contains(err.Error(), "not one of ours") {
+	if err == nil || sent || !strings.Contains(err.Error(), "no word for it") {
 		t.Errorf("error %v", err)
 	}
 }
