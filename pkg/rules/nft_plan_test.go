@@ -193,7 +193,7 @@ func TestPlanNFTablesStrange(t *testing.T) {
 	for name, spoil := range map[string]func(Ruleset){
 		"a rule": func(rs Ruleset) {
 			id := chainID{IPv4, Mangle, "", chainOut}
-			rs.chains[id] = append(slices.Clone(rs.chains[id]), Rule{Family: IPv4, Table: Mangle, Chain: chainOut, Matches: []Match{Comment{"nft has no word for it"}}, Target: Drop})
+			rs.chains[id] = append(slices.Clone(rs.chains[id]), Rule{Family: IPv4, Table: Mangle, Chain: chainOut, Foreign: "a rule of somebody else (handle 7)"})
 		},
 		"a chain elsewhere": func(rs Ruleset) {
 			id := chainID{IPv4, Mangle, "", chainOut}
