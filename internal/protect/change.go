@@ -106,12 +106,18 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) ([]Finding
 		return nil, err
 	}
 	u.push("rules of "+p.backend.Name(), retreat)
-	// What goes is closed first, so that no cookie on its way is lost.
+	// What goes is closed first, so that no cookie on its way is lost; if no SYN
+	// was ever answered, there is none.
+	closes := p.closes()
+	first, quiet := p.via, closes && !anyAnswered()
+	if quiet {
+		first = p.want
+	}
 	from := &p.have
 	if !p.earlier.Tracked {
 		from = nil // the warm-up has changed it
 	}
-	if err := h.reachFrom(ctx, p.backend, from, p.via); err != nil {
+	if err := h.reachFrom(ctx, p.backend, from, first); err != nil {
 		return nil, fmt.Errorf("rules: %w", err)
 	}
 	switched := time.Now()
@@ -123,7 +129,12 @@ func (h *Host) change(ctx context.Context, s store, p *plan, u *undo) ([]Finding
 		return nil, err
 	}
 	found = append(found, stale...)
-	if p.closes() {
+	if closes && (!quiet || anyAnswered()) {
+		if quiet { // the first one came just now; its cookie takes a round trip
+			if err := h.reachFrom(ctx, p.backend, &p.want, p.via); err != nil {
+				return nil, fmt.Errorf("rules: %w", err)
+			}
+		}
 		if err := h.letCookiesLand(ctx, switched, "changing"); err != nil {
 			return nil, err
 		}
@@ -198,10 +209,16 @@ func (p *plan) keepAnchors() *record {
 	return &rec
 }
 
+// anyAnswered reports whether a SYN was ever answered here; if nobody knows, yes.
+func anyAnswered() bool {
+	stats, err := kernel.ReadSynproxyStats()
+	return err != nil || stats.SYNReceived > 0
+}
+
 // letCookiesLand waits until the cookies that were on their way at a time have
 // come back or never will. If no SYN was ever answered there are none.
 func (h *Host) letCookiesLand(ctx context.Context, since time.Time, phase string) error {
-	if stats, err := kernel.ReadSynproxyStats(); err == nil && stats.SYNReceived == 0 {
+	if !anyAnswered() {
 		return nil
 	}
 	return h.wait(ctx, phase, time.Until(since.Add(cookieFlight)))
