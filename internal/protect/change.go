@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/synproxyctl/synproxyctl/internal/kernel"
@@ -266,20 +267,27 @@ func (h *Host) reach(ctx context.Context, b rules.Backend, want rules.Ruleset) e
 }
 
 // reachFrom is reach from what is known to be there; nil: unknown. Large sets
-// take long to read. What changes step by step is read all the same, so that
-// the time in which others may change it is short.
+// take long to read. Rules that are changed by their positions are read all the
+// same, so that the time in which others may change them is short.
 func (h *Host) reachFrom(ctx context.Context, b rules.Backend, from *rules.Ruleset, want rules.Ruleset) error {
 	const attempts = 3
 	var err error
 	for i := range attempts {
-		var have rules.Ruleset
-		if i == 0 && from != nil && from.Atomic() {
-			have = *from
-		} else if have, err = b.List(ctx); err != nil {
-			return err
+		var steps []rules.Step
+		known := i == 0 && from != nil
+		if known {
+			steps = rules.Plan(*from, want)
+			known = !slices.ContainsFunc(steps, rules.Step.Positional)
+		}
+		if !known {
+			var have rules.Ruleset
+			if have, err = b.List(ctx); err != nil {
+				return err
+			}
+			steps = rules.Plan(have, want)
 		}
 		err = nil
-		for _, step := range rules.Plan(have, want) {
+		for _, step := range steps {
 			if err = context.Cause(ctx); err == nil {
 				err = b.Apply(ctx, step)
 			}

@@ -164,6 +164,10 @@ func planNative(have, want Ruleset) []Step {
 	return []Step{s}
 }
 
+// Positional reports whether the step changes rules by where they stand, which
+// goes wrong if somebody else has changed them since the plan was made.
+func (s Step) Positional() bool { return s.Table != "" && s.Table != Sets }
+
 func (s Step) empty() bool {
 	return len(s.Changes) == 0 && len(s.create) == 0 && len(s.destroy) == 0 && len(s.Sets) == 0
 }

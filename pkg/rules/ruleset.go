@@ -101,9 +101,6 @@ func refersToOurs(spec string) bool {
 // Empty reports whether nothing of ours is there.
 func (rs Ruleset) Empty() bool { return len(rs.chains) == 0 && len(rs.jumps) == 0 && len(rs.sets) == 0 }
 
-// Atomic reports whether a plan from this rule set is one step.
-func (rs Ruleset) Atomic() bool { return rs.native }
-
 // Uses reports whether the set holds anything of a family.
 func (rs Ruleset) Uses(f Family) bool {
 	for id := range rs.chains {
