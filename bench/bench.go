@@ -40,6 +40,9 @@ func measure(ctx context.Context, world *lab.World, o options, log io.Writer) er
 	}
 	b := &bench{options: o, world: world, log: log, start: time.Now()}
 	b.results = report.Results{Schema: 1, Date: b.start.UTC().Format(time.RFC3339), Short: o.short, Reps: o.reps, Machine: machine(ctx)}
+	if load := machineLoad(); load > 1 {
+		b.results.Note("the machine was busy with other work when the run of %s began (load average %.1f): spreads are wide", b.results.Date, load)
+	}
 	for _, part := range parts {
 		if !slices.Contains(o.only, part) {
 			continue

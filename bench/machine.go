@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
@@ -31,6 +32,19 @@ func machine(ctx context.Context) report.Machine {
 		m.Tools[name] = firstLine(ctx, command[0], command[1:]...)
 	}
 	return m
+}
+
+// machineLoad is the load average of the last minute, or 0 if nobody knows.
+func machineLoad() float64 {
+	var load float64
+	data, err := os.ReadFile("/proc/loadavg")
+	if err == nil {
+		_, err = fmt.Sscan(string(data), &load)
+	}
+	if err != nil {
+		return 0
+	}
+	return load
 }
 
 // fieldOf finds the first "name: value" in a file.

@@ -177,7 +177,7 @@ func (d *document) foot() {
 	if len(d.r.Notes) == 0 {
 		return
 	}
-	d.say("## Left out\n")
+	d.say("## Remarks\n")
 	for _, note := range d.r.Notes {
 		d.say("- %s", note)
 	}
