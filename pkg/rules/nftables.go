@@ -125,6 +125,7 @@ func (*native) Apply(ctx context.Context, s Step) error {
 type nftWriter struct {
 	*batch
 	step Step
+	sets uint32 // how many the batch makes, each with its number
 	err  error
 }
 
@@ -272,10 +273,8 @@ func concatenated(f Family) (kind uint32, size int) {
 	return ipv4<<bitsEach | service, 8
 }
 
-var nextSet uint32
-
 func (w *nftWriter) set(s Set) {
-	nextSet++
+	w.sets++
 	kind, size := concatenated(s.Family)
 	var flags uint32
 	var desc []attr
@@ -285,7 +284,7 @@ func (w *nftWriter) set(s Set) {
 			nest(unix.NFTA_LIST_ELEM, leaf(1, be32(uint32(size-4)))), nest(unix.NFTA_LIST_ELEM, leaf(1, be32(2)))))}
 	}
 	attrs := inTable(leaf(unix.NFTA_SET_NAME, text(s.Name)), leaf(unix.NFTA_SET_KEY_TYPE, be32(kind)),
-		leaf(unix.NFTA_SET_KEY_LEN, be32(uint32(size))), leaf(unix.NFTA_SET_ID, be32(nextSet)))
+		leaf(unix.NFTA_SET_KEY_LEN, be32(uint32(size))), leaf(unix.NFTA_SET_ID, be32(w.sets)))
 	if s.Mapped {
 		flags |= nftSetObject
 		attrs = append(attrs, leaf(nftSetObjType, be32(nftObjSynproxy)))
