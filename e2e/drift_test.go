@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -141,4 +142,37 @@ func setNames(t *testing.T, fw *lab.Host, backend string) []string {
 		}
 	}
 	return names
+}
+
+// TestNFTReload saves all rules as people do, and loads them again, ours among them. They work as before; verify does
+// not know them for ours any more where nft keeps no comment, and apply mends that.
+func TestNFTReload(t *testing.T) {
+	for _, mode := range []string{"tracked", "notrack"} {
+		t.Run(mode, func(t *testing.T) {
+			topo := newTopology(t)
+			fw := topo.Firewall
+			var args []string
+			for _, p := range places[2:] {
+				for _, port := range []uint16{80, 81} {
+					args = append(args, p.serve(t, topo, port, lab.ServerConfig{Mode: lab.ClientFirst}).String())
+				}
+			}
+			apply := slices.Concat([]string{"apply", "--backend", rules.NFTables, "--first", "client", "--mode", mode}, explicit, args)
+			mustDo(t, fw, 0, apply...)
+			right := inAnyOrder(dump(t, fw))
+			saved := run(t, fw, "nft", "list", "ruleset")
+			runInput(t, fw, "flush ruleset\n"+saved, "nft", "-f", "-")
+			for _, server := range args {
+				allGood(t, topo.Client, netip.MustParseAddrPort(server), lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
+			}
+			if n := cookies(t, fw); n != 20 {
+				t.Errorf("%v of 20 connections passed the proxy", n)
+			}
+			mustDo(t, fw, 3, "verify")
+			mustDo(t, fw, 0, apply...)
+			mustDo(t, fw, 0, "verify")
+			sameDump(t, right, inAnyOrder(dump(t, fw)))
+			mustDo(t, fw, 0, "revert")
+		})
+	}
 }

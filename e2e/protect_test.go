@@ -116,48 +116,48 @@ func allGood(t testing.TB, client *lab.Host, server netip.AddrPort, cfg lab.Load
 }
 
 // TestEveryCombination protects a server that speaks first and one that does not, in each place and by each backend.
+// In short each two of backend, hook and family meet.
 func TestEveryCombination(t *testing.T) {
-	for _, backend := range backends {
-		for _, p := range places {
-			t.Run(backend+"-"+p.String(), func(t *testing.T) {
-				topo := newTopology(t)
-				web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
-				mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
-				foreignRules(t, topo.Firewall)
-				dropBareSYNs(t, topo, p, backend, web)
-				dropBareSYNs(t, topo, p, backend, mail)
-				before := dump(t, topo.Firewall)
+	for _, c := range stands() {
+		backend, p := c.backend, c.place
+		t.Run(c.String(), func(t *testing.T) {
+			topo := newTopology(t)
+			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
+			mail := p.serve(t, topo, 25, lab.ServerConfig{Mode: lab.ServerFirst})
+			foreignRules(t, topo.Firewall)
+			dropBareSYNs(t, topo, p, backend, web)
+			dropBareSYNs(t, topo, p, backend, mail)
+			before := dump(t, topo.Firewall)
 
-				done := mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend)
-				checkApplied(t, done, p, backend)
-				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 100, Mode: lab.ClientFirst})
-				allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 100, Mode: lab.ServerFirst})
-				// The same port again: the last connection's TIME_WAIT or CLOSE entry is still there.
-				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 5, LocalPort: 40000, Mode: lab.ClientFirst})
-				allGood(t, topo.Client, web, lab.LoadConfig{Connections: 5, LocalPort: 40001, Mode: lab.ClientFirst, Reset: true})
-				allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 5, LocalPort: 40002, Mode: lab.ServerFirst})
-				// Clients on the firewall itself are not proxied.
-				allGood(t, topo.Firewall, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
-				allGood(t, topo.Firewall, mail, lab.LoadConfig{Connections: 5, Mode: lab.ServerFirst})
+			done := mustDo(t, topo.Firewall, 0, "apply", web.String(), mail.String(), "--backend", backend)
+			checkApplied(t, done, p, backend)
+			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 100, Mode: lab.ClientFirst})
+			allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 100, Mode: lab.ServerFirst})
+			// The same port again: the last connection's TIME_WAIT or CLOSE entry is still there.
+			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 5, LocalPort: 40000, Mode: lab.ClientFirst})
+			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 5, LocalPort: 40001, Mode: lab.ClientFirst, Reset: true})
+			allGood(t, topo.Client, mail, lab.LoadConfig{Connections: 5, LocalPort: 40002, Mode: lab.ServerFirst})
+			// Clients on the firewall itself are not proxied.
+			allGood(t, topo.Firewall, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
+			allGood(t, topo.Firewall, mail, lab.LoadConfig{Connections: 5, Mode: lab.ServerFirst})
 
-				status := mustDo(t, topo.Firewall, 0, "status")
-				if n := number(t, status, "counters", "cookie_valid"); n != 215 {
-					t.Errorf("%v cookies came back, want those of 215 connections", n)
-				}
-				if status["state"] != "active" {
-					t.Errorf("state %v", status["state"])
-				}
-				unchanged(t, topo.Firewall, web, mail, backend)
-				mustDo(t, topo.Firewall, 0, "verify", "--probe")
-				if r := mustDo(t, topo.Firewall, 0, "revert"); r["changed"] != true || r["state"] != "absent" {
-					t.Errorf("revert: %v", r)
-				}
-				sameDump(t, before, dump(t, topo.Firewall))
-				if r := mustDo(t, topo.Firewall, 0, "revert"); r["changed"] != false {
-					t.Errorf("second revert: %v", r)
-				}
-			})
-		}
+			status := mustDo(t, topo.Firewall, 0, "status")
+			if n := number(t, status, "counters", "cookie_valid"); n != 215 {
+				t.Errorf("%v cookies came back, want those of 215 connections", n)
+			}
+			if status["state"] != "active" {
+				t.Errorf("state %v", status["state"])
+			}
+			unchanged(t, topo.Firewall, web, mail, backend)
+			mustDo(t, topo.Firewall, 0, "verify", "--probe")
+			if r := mustDo(t, topo.Firewall, 0, "revert"); r["changed"] != true || r["state"] != "absent" {
+				t.Errorf("revert: %v", r)
+			}
+			sameDump(t, before, dump(t, topo.Firewall))
+			if r := mustDo(t, topo.Firewall, 0, "revert"); r["changed"] != false {
+				t.Errorf("second revert: %v", r)
+			}
+		})
 	}
 }
 

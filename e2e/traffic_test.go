@@ -31,6 +31,9 @@ func TestFlood(t *testing.T) {
 	const syns = 1_000_000
 	for _, p := range []place{{rules.Forward, rules.IPv4}, {rules.Input, rules.IPv6}} {
 		for _, backend := range backends {
+			if !*full && p == on4 == (backend == rules.NFT) && backend != rules.NFTables {
+				continue // each variant of iptables has one of the places
+			}
 			if backend == rules.NFTables && p.family == rules.IPv6 {
 				p.family = rules.IPv4 // see TestIPv6Checksums
 			}

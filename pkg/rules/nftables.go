@@ -273,12 +273,26 @@ func (w *nftWriter) rule(id chainID, r Rule) {
 		leaf(unix.NFTA_RULE_CHAIN, text(id.nftName())), nest(unix.NFTA_RULE_EXPRESSIONS, list...), leaf(unix.NFTA_RULE_USERDATA, comment(r.String())))...)
 }
 
+// longestComment is how long a comment may be that nft reads: one more would keep it
+// from loading what it has listed, and with it all that is in the same file.
+const longestComment = 127
+
+// longText is the type of a text that is too long for a comment. Nft shows only
+// types that it knows, which are few.
+const longText = 128
+
 // comment is the text of a rule as nft keeps comments, so that it shows it.
-func comment(s string) []byte { return append([]byte{0, byte(len(s) + 1)}, text(s)...) }
+func comment(s string) []byte {
+	kind := byte(0)
+	if len(s) > longestComment {
+		kind = longText
+	}
+	return append([]byte{kind, byte(len(s) + 1)}, text(s)...)
+}
 
 // commented is the inverse of comment.
 func commented(data []byte) string {
-	if len(data) < 3 || data[0] != 0 || int(data[1]) != len(data)-2 {
+	if len(data) < 3 || data[0] != 0 && data[0] != longText || int(data[1]) != len(data)-2 {
 		return ""
 	}
 	return string(data[2 : len(data)-1])
