@@ -153,7 +153,7 @@ func readRule(id chainID, userdata, expressions []byte, handle uint64) Rule {
 		said = windowText // version 0.1 wrote no comment
 	}
 	rule := Rule{Family: id.family, Table: id.table, Chain: id.name, Foreign: said}
-	if said != windowText || id.table != Window {
+	if said != windowText {
 		var err error
 		rule, err = parseRule(id.family, id.table, id.name, said)
 		if err != nil {

@@ -43,6 +43,9 @@ func nftMatch(f Family, m Match) string {
 	case Destination:
 		return fmt.Sprintf("%s daddr %s%s", ip, isOr(m.Not), hostOr(m.Prefix))
 	case InInterface:
+		if m.Name == "lo" {
+			return "iif " + isOr(m.Not) + `"lo"`
+		}
 		return fmt.Sprintf("iifname %s%q", isOr(m.Not), m.Name)
 	case TCP:
 		return nftTCP(m)

@@ -54,7 +54,7 @@ func (p Policy) build(l layout) ([]Rule, []Set) {
 			sets, anchored = append(sets, more...), true
 			b.objects(more)
 		}
-		if (p.Window || l.native) && b.answering {
+		if p.Window && b.answering && !l.native {
 			b.rules = append(b.rules, Rule{Family: family, Table: Window, Chain: chainWindow, Foreign: windowText})
 		}
 		if anchored {
@@ -124,14 +124,29 @@ func (b *builder) unowned() []Match {
 	return []Match{Socket{Not: true}}
 }
 
-// spareSockets makes chains of OUTPUT begin with a rule that lets go whatever
-// belongs to a socket: to match that nothing owns a packet, nft has no word.
+// spareSockets puts a rule into chains of OUTPUT that lets go whatever belongs to
+// a socket: to match that nothing owns a packet, nft has no word. Ahead of it
+// stands what a flood meets: answers, which are known by their window of 0.
 func (b *builder) spareSockets() {
-	for _, h := range []hook{{table: Raw}, {table: Mangle}, {table: NAT}} {
-		i := slices.IndexFunc(b.rules, func(r Rule) bool { return r.Table == h.table && r.Chain == chainOut })
-		if i >= 0 {
-			b.rules = slices.Insert(b.rules, i, Rule{Family: b.family, Table: h.table, Chain: chainOut, Matches: []Match{Socket{}}, Target: Accept})
+	for _, table := range []Table{Raw, Mangle, NAT} {
+		var answers, others, rest []Rule
+		for _, r := range b.rules {
+			switch {
+			case r.Table != table || r.Chain != chainOut:
+				rest = append(rest, r)
+			case slices.ContainsFunc(r.Matches, func(m Match) bool { t, ok := m.(TCP); return ok && t.Set == SYN|ACK }):
+				answers = append(answers, r)
+			default:
+				others = append(others, r)
+			}
 		}
+		if table == Mangle && b.answering {
+			answers = append(answers, Rule{Family: b.family, Table: Mangle, Chain: chainOut, Foreign: windowText})
+		}
+		if others != nil {
+			others = slices.Insert(others, 0, Rule{Family: b.family, Table: table, Chain: chainOut, Matches: []Match{Socket{}}, Target: Accept})
+		}
+		b.rules = slices.Concat(answers, others, rest)
 	}
 }
 
