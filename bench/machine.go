@@ -19,7 +19,8 @@ func machine(ctx context.Context) report.Machine {
 	m := report.Machine{CPUs: runtime.NumCPU(), Tools: map[string]string{"go": runtime.Version()}}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
-		m.Kernel = unix.ByteSliceToString(u.Release[:])
+		// Behind the version stands who built it, which is nobody's business.
+		m.Kernel, _, _ = strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
 	}
 	m.CPU = fieldOf("/proc/cpuinfo", "model name")
 	m.Memory = fieldOf("/proc/meminfo", "MemTotal")

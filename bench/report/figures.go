@@ -36,7 +36,7 @@ const (
 func Good(speaker, property string) string { return "good, " + speaker + " first: " + property }
 
 // Operations are what is timed, in order: each begins with what the one before has left.
-var Operations = []string{"apply", "apply again", "change one", "revert"}
+var Operations = []string{"apply", "apply again", "one more", "revert"}
 
 // The properties of [Operation].
 const (

@@ -53,8 +53,8 @@ func goals() []goal {
 			return r.worstMemory(Tool + backend)
 		}, 200, false, " MB"},
 		{"no-op apply of 10,000 services", "at most 0.25 s", applied("apply again", Wall, 10_000), 0.25, false, " s"},
-		{"change of one of 10,000 services, beyond a no-op", "at most 50 ms", func(r *Results, backend, _ string) float64 {
-			change, again := r.Find(Operation("change one", Wall), Tool+backend, 10_000), r.Find(Operation("apply again", Wall), Tool+backend, 10_000)
+		{"one service more than 10,000, beyond a no-op", "at most 50 ms", func(r *Results, backend, _ string) float64 {
+			change, again := r.Find(Operation("one more", Wall), Tool+backend, 10_000), r.Find(Operation("apply again", Wall), Tool+backend, 10_000)
 			more := make([]float64, 0, len(change))
 			for i := range min(len(change), len(again)) {
 				more = append(more, 1e3*(change[i]-again[i]))

@@ -25,13 +25,13 @@ func (r *Results) Markdown(plots string) []byte {
 // Plots are the drawings that the document links, by file name.
 func (r *Results) Plots() map[string]Plot {
 	return map[string]Plot{
-		"syn.svg":        r.NewPlot(Rate, "SYNs that one CPU answers", "services"),
-		"unrelated.svg":  r.NewPlot(Unrelated, "Price for a packet that no rule is about", "services"),
-		"apply.svg":      r.NewPlot(Operation("apply", Wall), "Protecting services", "services"),
-		"again.svg":      r.NewPlot(Operation("apply again", Wall), "Applying what is there already", "services"),
-		"change-one.svg": r.NewPlot(Operation("change one", Wall), "Changing one of the services", "services"),
-		"memory.svg":     r.NewPlot(Operation("apply", Memory), "Peak memory of protecting services", "services"),
-		"probe.svg":      r.NewPlot(Probe, "Asking targets for their options", "targets"),
+		"syn.svg":       r.NewPlot(Rate, "SYNs that one CPU answers", "services"),
+		"unrelated.svg": r.NewPlot(Unrelated, "Price for a packet that no rule is about", "services"),
+		"apply.svg":     r.NewPlot(Operation("apply", Wall), "Protecting services", "services"),
+		"again.svg":     r.NewPlot(Operation("apply again", Wall), "Applying what is there already", "services"),
+		"one-more.svg":  r.NewPlot(Operation("one more", Wall), "One service more", "services"),
+		"memory.svg":    r.NewPlot(Operation("apply", Memory), "Peak memory of protecting services", "services"),
+		"probe.svg":     r.NewPlot(Probe, "Asking targets for their options", "targets"),
 	}
 }
 
@@ -130,9 +130,9 @@ func (d *document) operations() {
 		return
 	}
 	d.say("## Protecting services\n")
-	d.say("\"apply\" begins with nothing, \"apply again\" changes nothing, \"change one\" replaces one service by another, \"revert\" takes all")
+	d.say("\"apply\" begins with nothing, \"apply again\" changes nothing, \"one more\" adds a service, \"revert\" takes all")
 	d.say("away at once. Memory is the peak of the largest process. FireHOL with 100 services and more is so slow that it was measured once.\n")
-	for _, name := range []string{"apply", "again", "change-one", "memory"} {
+	for _, name := range []string{"apply", "again", "one-more", "memory"} {
 		d.plot(name+".svg", name+" over services")
 	}
 	for _, operation := range Operations {
