@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"time"
 
@@ -174,9 +175,7 @@ func (m *Memory) answer(cfg probe.Config, w Wish, s *Service, narrow mtus) (why 
 	case !m.Only && cfg.Connect && a.Speaks == cache.NotAsked:
 		return "who speaks first was not asked", nil
 	}
-	r := probe.Result{Verdict: probe.Direct, SYNCookies: a.SYNCookies, Options: probe.Options{
-		MSS: a.MSS, WScale: a.WScale, SACKPerm: a.SACKPerm, Timestamps: a.Timestamps,
-	}}
+	r := probe.Result{Verdict: probe.Direct, SYNCookies: a.SYNCookies, Options: optionsOf(a)}
 	if a.Speaks == cache.Client || a.Speaks == cache.Server {
 		speaks := probe.Speaks(a.Speaks)
 		r.Speaks = &speaks
@@ -186,6 +185,30 @@ func (m *Memory) answer(cfg probe.Config, w Wish, s *Service, narrow mtus) (why 
 	}
 	s.Source, s.ProbedAt = Cached, a.ProbedAt
 	return "", nil
+}
+
+func optionsOf(a cache.Answer) probe.Options {
+	return probe.Options{MSS: a.MSS, WScale: a.WScale, SACKPerm: a.SACKPerm, Timestamps: a.Timestamps}
+}
+
+// complete says who speaks first where it could not be found this time, as on a
+// lost packet or with a server that is too busy, but was before, and the server
+// has the same options still. Otherwise one of ten thousand would change each time.
+func (m *Memory) complete(cfg probe.Config, at netip.AddrPort, r *probe.Result) {
+	if m == nil || !cfg.Connect || r.Speaks != nil || r.Verdict != probe.Direct {
+		return
+	}
+	if m.known == nil {
+		if m.known, m.damaged = m.dir.Load(); m.damaged != nil {
+			m.known = &cache.Cache{}
+		}
+	}
+	before, ok := m.known.Get(m.key(cfg, at))
+	if !ok || before.Speaks != cache.Client && before.Speaks != cache.Server || !reflect.DeepEqual(optionsOf(before), r.Options) || before.SYNCookies != r.SYNCookies {
+		return
+	}
+	speaks := probe.Speaks(before.Speaks)
+	r.Speaks = &speaks
 }
 
 // learn notes an answer.

@@ -164,6 +164,7 @@ func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Servic
 		return nil, fmt.Errorf("probe: %w", err)
 	}
 	for k, i := range asked {
+		memory.complete(cfg, services[i].ProbeAt, &results[k])
 		memory.learn(cfg, services[i].ProbeAt, results[k])
 	}
 	var found []Finding
