@@ -271,11 +271,11 @@ func writeApplied(w io.Writer, p paint, a *protect.Applied, diff, all bool) {
 	writeFindings(w, p, findings)
 	switch {
 	case a.DryRun && a.Changed:
-		fmt.Fprintf(w, "dry run: %d changes would be made by %s (%s); nothing was touched\n", len(a.Changes), a.Backend, a.Reason)
+		fmt.Fprintf(w, "dry run: %s would be made by %s (%s); nothing was touched\n", plural(len(a.Changes), "change"), a.Backend, a.Reason)
 	case a.DryRun || !a.Changed:
 		fmt.Fprintf(w, "%s: nothing to change (%s)\n", p.good("unchanged"), a.Backend)
 	default:
-		fmt.Fprintf(w, "%s: %d changes by %s (%s)%s\n", p.good("applied"), len(a.Changes), a.Backend, a.Reason, verifiedNote(a))
+		fmt.Fprintf(w, "%s: %s by %s (%s)%s\n", p.good("applied"), plural(len(a.Changes), "change"), a.Backend, a.Reason, verifiedNote(a))
 	}
 	if a.Pending != nil {
 		fmt.Fprintf(w, "on trial: goes back at %s unless you run: synproxyctl confirm\n", a.Pending.Deadline.Local().Format(time.TimeOnly))
@@ -308,6 +308,8 @@ func writeChanges(w io.Writer, p paint, changes []protect.Change, backend string
 func ruleLine(c protect.Change, backend string) string {
 	ip := map[rules.Family]string{rules.IPv4: "ip", rules.IPv6: "ip6"}[c.Family]
 	switch {
+	case c.Kind == "set":
+		return fmt.Sprintf("%s set %s", ip, c.Set)
 	case c.Kind == "member":
 		return fmt.Sprintf("%s set %s: %s", ip, c.Set, printable(c.Member))
 	case backend == rules.NFTables || c.Table == rules.Window:

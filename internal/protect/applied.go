@@ -4,7 +4,7 @@ import "github.com/synproxyctl/synproxyctl/pkg/rules"
 
 // Change is one thing that was, or would be, changed.
 type Change struct {
-	Kind   string       `json:"kind"` // "sysctl", "rule", or "member" of a set
+	Kind   string       `json:"kind"` // "sysctl", "rule", "member" of a set, or a "set" without any
 	Key    string       `json:"key,omitempty"`
 	Before string       `json:"before,omitempty"`
 	After  string       `json:"after,omitempty"`
@@ -61,6 +61,9 @@ func (p *plan) outcome(o Order) *Applied {
 			for _, c := range s.Sets {
 				a.members(rules.Add, c.Set, c.Add)
 				a.members(rules.Delete, c.Set, c.Delete)
+				if (c.Create || c.Remove) && len(c.Add)+len(c.Delete) == 0 {
+					a.bare(c)
+				}
 			}
 		}
 	}
@@ -76,6 +79,15 @@ func (a *Applied) members(action rules.Action, s rules.Set, members []rules.Memb
 	for _, m := range members {
 		a.Changes = append(a.Changes, Change{Kind: "member", Action: action, Family: s.Family, Set: s.Name, Member: m.String()})
 	}
+}
+
+// bare tells of a set without members that comes or goes.
+func (a *Applied) bare(c rules.SetChange) {
+	action := rules.Add
+	if c.Remove {
+		action = rules.Delete
+	}
+	a.Changes = append(a.Changes, Change{Kind: "set", Action: action, Family: c.Set.Family, Set: c.Set.Name})
 }
 
 // adviseOptions tells what the options of the services mean for their clients;

@@ -152,7 +152,7 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	if next.Closing = p.old.closing(o.Services); len(next.Closing) > 0 {
 		p.via = next.Ruleset(p.backend.Name())
 	}
-	if err := conflicts(rules.Compare(p.have, p.want)); err != nil {
+	if err := conflicts(p.backend.Name(), rules.Compare(p.have, p.want)); err != nil {
 		return nil, err
 	}
 	p.steps = rules.Plan(p.have, p.want)
@@ -242,17 +242,27 @@ func (h *Host) foresee(ctx context.Context, backend string, o Order) ([]Finding,
 	return found, refuse(found)
 }
 
-// conflicts returns an error if somebody else's rules refer to our chains.
-func conflicts(ds []rules.Difference) error {
+// conflicts returns an error if somebody else's rules refer to our chains, or
+// somebody else's sets have names of ours.
+func conflicts(backend string, ds []rules.Difference) error {
 	for _, d := range ds {
 		if d.Fault == rules.SetForeign {
-			return Errorf(Conflict, "destroy that set, or give it another name; sets named "+rules.SetPrefix+"* belong to synproxyctl", "%s", d)
+			return Errorf(Conflict, removeSet(backend, d), "%s", d)
 		}
 		if d.Fault == rules.ForeignJump {
 			return Errorf(Conflict, "remove that rule, or let it jump elsewhere; chains named "+rules.ChainPrefix+"* belong to synproxyctl", "%s", d)
 		}
 	}
 	return nil
+}
+
+// removeSet tells how to get rid of a set that is not of our making.
+func removeSet(backend string, d rules.Difference) string {
+	if backend != rules.NFTables {
+		return "remove it: ipset destroy " + d.Set + "; sets named " + rules.SetPrefix + "* belong to synproxyctl"
+	}
+	table := map[rules.Family]string{rules.IPv4: "ip ", rules.IPv6: "ip6 "}[d.Rule.Family] + rules.SetPrefix
+	return "remove it: nft delete set " + table + " " + d.Set + " (or delete map); all of that table belongs to synproxyctl"
 }
 
 // chooseBackend finds which backend to use, and what each of them holds.

@@ -152,8 +152,11 @@ func (h *Host) compare(rec *record, have rules.Ruleset) ([]Finding, error) {
 	fs := []Finding{}
 	for _, d := range rules.Compare(have, rec.policy().Ruleset(rec.Backend)) {
 		hint := mend
-		if d.Fault == rules.ForeignJump {
+		switch d.Fault {
+		case rules.ForeignJump:
 			hint = "remove that rule, or let it jump elsewhere"
+		case rules.SetForeign:
+			hint = removeSet(rec.Backend, d)
 		}
 		fs = append(fs, finding(Bad, string(d.Fault), hint, "%s", d))
 	}

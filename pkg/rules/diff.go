@@ -120,6 +120,9 @@ func (d Difference) String() string {
 	case ForeignJump:
 		return fmt.Sprintf("%s: a rule of somebody else uses our chain: %s", where, d.Rule)
 	case ChainLeftOver:
+		if d.Rule.Table == Objects {
+			return fmt.Sprintf("%s synproxy object %s is left over", d.Rule.Family, d.Rule.Chain)
+		}
 		return where + ": chain is left over"
 	}
 	return d.ofSet()
