@@ -175,7 +175,8 @@ sysctls[].ok bool
 sysctls[].want string
 +services[].first string
 +services[].mode string
-+services[].third_ack string`
++services[].third_ack string
++services[].syn_received float64`
 	pendingShape = `
 pending object
 pending.deadline string

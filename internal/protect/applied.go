@@ -49,14 +49,11 @@ func (p *plan) outcome(o Order) *Applied {
 	add := func(b rules.Backend, steps []rules.Step) {
 		for _, s := range steps {
 			for _, c := range s.Changes {
-				text := c.Rule.String()
+				change := Change{Kind: "rule", Action: c.Action, Family: c.Rule.Family, Table: c.Rule.Table, Chain: c.Rule.Chain, Rule: c.Rule.String()}
 				if b.Name() == rules.NFTables {
-					text = c.Rule.NFTString()
+					change.Table, change.Chain, change.Rule = rules.SetPrefix, c.Rule.NFTName(), c.Rule.NFTString()
 				}
-				a.Changes = append(a.Changes, Change{
-					Kind: "rule", Action: c.Action,
-					Family: c.Rule.Family, Table: c.Rule.Table, Chain: c.Rule.Chain, Rule: text,
-				})
+				a.Changes = append(a.Changes, change)
 			}
 			for _, c := range s.Sets {
 				a.members(rules.Add, c.Set, c.Add)

@@ -152,7 +152,7 @@ func (h *Host) plan(ctx context.Context, s store, o Order) (*plan, error) {
 	if next.Closing = p.old.closing(o.Services); len(next.Closing) > 0 {
 		p.via = next.Ruleset(p.backend.Name())
 	}
-	if err := conflicts(p.backend.Name(), rules.Compare(p.have, p.want)); err != nil {
+	if err := conflicts(p.backend.Name(), rules.Compare(p.have, p.want), false); err != nil {
 		return nil, err
 	}
 	p.steps = rules.Plan(p.have, p.want)
@@ -244,9 +244,9 @@ func (h *Host) foresee(ctx context.Context, backend string, o Order) ([]Finding,
 
 // conflicts returns an error if somebody else's rules refer to our chains, or
 // somebody else's sets have names of ours.
-func conflicts(backend string, ds []rules.Difference) error {
+func conflicts(backend string, ds []rules.Difference, removes bool) error {
 	for _, d := range ds {
-		if d.Fault == rules.SetForeign {
+		if d.Fault == rules.SetForeign && !(removes && backend == rules.NFTables) { // the table goes as a whole
 			return Errorf(Conflict, removeSet(backend, d), "%s", d)
 		}
 		if d.Fault == rules.ForeignJump {

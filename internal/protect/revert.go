@@ -106,7 +106,7 @@ func (h *Host) holding(ctx context.Context, rec *record) ([]held, error) {
 	}
 	var ours []held
 	for _, one := range all {
-		if err := conflicts(one.backend.Name(), rules.Compare(one.rules, rules.Ruleset{})); err != nil {
+		if err := conflicts(one.backend.Name(), rules.Compare(one.rules, rules.Ruleset{}), true); err != nil {
 			return nil, err
 		}
 		if !one.rules.Empty() {

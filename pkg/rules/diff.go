@@ -99,16 +99,21 @@ type Difference struct {
 	Set    string
 	Count  int
 	Member Member
+	// Native tells that it is one of the backend nftables, and told in its words.
+	Native bool
 }
 
 // String tells the difference to people.
 func (d Difference) String() string {
-	where := fmt.Sprintf("%s %s %s", d.Rule.Family, d.Rule.Table, d.Rule.Chain)
+	where, rule := fmt.Sprintf("%s %s %s", d.Rule.Family, d.Rule.Table, d.Rule.Chain), d.Rule.String()
+	if d.Native {
+		where, rule = "nft "+d.Rule.NFTChain(), d.Rule.NFTString()
+	}
 	switch d.Fault {
 	case RuleMissing:
-		return fmt.Sprintf("%s: rule is missing: %s", where, d.Rule)
+		return fmt.Sprintf("%s: rule is missing: %s", where, rule)
 	case RuleExtra:
-		return fmt.Sprintf("%s: rule %d is not ours: %s", where, d.Position, d.Rule)
+		return fmt.Sprintf("%s: rule %d is not ours: %s", where, d.Position, rule)
 	case RuleOrder:
 		return where + ": rules are in another order"
 	case JumpMissing:
@@ -168,6 +173,9 @@ func Compare(have, want Ruleset) []Difference {
 	ds = append(ds, compareSets(have, want)...)
 	for _, r := range have.foreign {
 		ds = append(ds, Difference{Fault: ForeignJump, Rule: r, Position: 0})
+	}
+	for i := range ds {
+		ds[i].Native = have.native || want.native
 	}
 	return ds
 }

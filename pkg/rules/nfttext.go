@@ -20,6 +20,15 @@ func (r Rule) NFTString() string {
 	return strings.Join(append(words, nftTarget(r.Family, r.Target)), " ")
 }
 
+// NFTChain returns where the rule stands in the tables of the backend nftables,
+// as nft(8) names it: family, table and chain.
+func (r Rule) NFTChain() string {
+	return nftFamily(r.Family) + " " + SetPrefix + " " + r.NFTName()
+}
+
+// NFTName returns the name of the rule's chain there.
+func (r Rule) NFTName() string { return chainID{r.Family, r.Table, "", r.Chain}.nftName() }
+
 func nftFamily(f Family) string {
 	if f == IPv6 {
 		return "ip6"
@@ -140,8 +149,7 @@ func (*native) Render(s Step) string {
 	var b strings.Builder
 	b.WriteString("# nft, one transaction\n")
 	for _, c := range s.Changes {
-		fmt.Fprintf(&b, "%s rule %s %s %s %s\n", c.Action, nftFamily(c.Rule.Family), SetPrefix,
-			chainID{c.Rule.Family, c.Rule.Table, "", c.Rule.Chain}.nftName(), c.Rule.NFTString())
+		fmt.Fprintf(&b, "%s rule %s %s\n", c.Action, c.Rule.NFTChain(), c.Rule.NFTString())
 	}
 	for _, c := range s.Sets {
 		set := fmt.Sprintf("%s %s %s", nftFamily(c.Set.Family), SetPrefix, c.Set.Name)
