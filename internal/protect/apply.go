@@ -246,7 +246,7 @@ func (h *Host) foresee(ctx context.Context, backend string, o Order) ([]Finding,
 // somebody else's sets have names of ours.
 func conflicts(backend string, ds []rules.Difference, removes bool) error {
 	for _, d := range ds {
-		if d.Fault == rules.SetForeign && !(removes && backend == rules.NFTables) { // the table goes as a whole
+		if d.Fault == rules.SetForeign && (!removes || backend != rules.NFTables) { // the table goes as a whole
 			return Errorf(Conflict, removeSet(backend, d), "%s", d)
 		}
 		if d.Fault == rules.ForeignJump {
