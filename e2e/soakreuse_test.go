@@ -15,6 +15,7 @@ import (
 func TestPortsUsedAgainAfterWarmup(t *testing.T) {
 	for _, backend := range backends {
 		t.Run(backend, func(t *testing.T) {
+			t.Parallel() // most of the time goes by in the relay
 			topo := newWAN(t, lab.RelayConfig{Delay: 5 * time.Millisecond})
 			tune(t, topo.Client, "net.ipv4.ip_local_port_range=40000 40499")
 			web := place{rules.Input, rules.IPv4}.serve(t, topo, 80, lab.ServerConfig{})
