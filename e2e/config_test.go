@@ -249,7 +249,6 @@ func TestConfigBadInput(t *testing.T) {
 		{args: []string{"apply", "--config", "-"}, stdin: "version: 2\n", names: []string{"standard input:1:10: version 2"}},
 		{args: []string{"apply", "-c", "-"}, names: []string{"standard input:1:1: the file is empty"}},
 		{args: []string{"apply", "-c", "-"}, stdin: fits(", interfaces: [nosuch0]"), names: []string{"standard input:2:12", `"nosuch0" does not exist`}},
-		{args: []string{"apply", "-c", "-"}, stdin: "defaults: {backend: nftables}\n" + fits(""), exit: unsupported, names: []string{"nftables"}},
 		{args: []string{"apply", "-c", "-"}, stdin: "defaults: {rate: 0}\n" + fits(""), names: []string{"standard input:1:18"}},
 		{args: []string{"apply", "-c", "-"}, stdin: strings.Replace(fits(""), ":80", ":81", 1), exit: honestNo, names: []string{server + ":81", "refused"}},
 		{args: []string{"apply", "-c", good, web}, names: []string{"-c", web, "exclude each other"}},

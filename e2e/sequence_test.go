@@ -476,8 +476,8 @@ func records(t testing.TB) []string {
 	return files
 }
 
-// TestNFTInTheWay puts into the tables of iptables-nft what only nft can show. The other variant is then used, and
-// what cannot be seen is not touched.
+// TestNFTInTheWay puts into the tables of iptables-nft what only nft can show. Our own tables are then used, or
+// the other variant, and what cannot be seen is not touched.
 func TestNFTInTheWay(t *testing.T) {
 	topo := newTopology(t)
 	fw := topo.Firewall
@@ -486,8 +486,14 @@ func TestNFTInTheWay(t *testing.T) {
 	chain FORWARD { type filter hook forward priority filter; policy accept; ct mark 1 drop; }
 }`, "nft", "-f", "-")
 	before := run(t, fw, "nft", "list", "ruleset")
-	if done := mustDo(t, fw, 0, "apply", web.String()); done["backend"] != rules.Legacy {
-		t.Errorf("backend %v (%v)", done["backend"], done["backend_reason"])
+	for _, want := range []string{rules.NFTables, rules.Legacy} {
+		args := []string{"apply", web.String()}
+		if want == rules.Legacy {
+			args = append(args, "--backend", "iptables")
+		}
+		if done := mustDo(t, fw, 0, args...); done["backend"] != want {
+			t.Errorf("backend %v (%v), want %s", done["backend"], done["backend_reason"], want)
+		}
 	}
 	allGood(t, topo.Client, web, lab.LoadConfig{Connections: 5, Mode: lab.ClientFirst})
 	mustDo(t, fw, 0, "verify")
