@@ -50,7 +50,7 @@ func TestGroups(t *testing.T) {
 				for i, at := range services {
 					allGood(t, topo.Client, at, lab.LoadConfig{Connections: 10 + i, Mode: lab.ClientFirst})
 					// The same port again, whose last entry is still there.
-					allGood(t, topo.Client, at, lab.LoadConfig{Connections: 3, LocalPort: 40000, Mode: lab.ClientFirst, Reset: true})
+					allGood(t, topo.Client, at, lab.LoadConfig{Connections: 3, LocalPort: 20000, Mode: lab.ClientFirst, Reset: true})
 					allGood(t, topo.Firewall, at, lab.LoadConfig{Connections: 3, Mode: lab.ClientFirst}) // not proxied
 				}
 				status := mustDo(t, topo.Firewall, 0, "status")

@@ -221,7 +221,8 @@ func TestLiveKilled(t *testing.T) {
 	before := network(t, fw)
 	cmd, stderr := startChild(t, fw, "live", nil)
 	await(t, "a veth", func() bool {
-		return strings.Contains(run(t, fw, "tc", "filter", "show", "dev", "synproxyctl0", "ingress"), "mirred")
+		out, _ := fw.Run(t.Context(), "tc", "filter", "show", "dev", "synproxyctl0", "ingress") // it may not be there yet
+		return strings.Contains(string(out), "mirred")
 	})
 	time.Sleep(100 * time.Millisecond) // the connection is on its way
 	if err := cmd.Process.Signal(unix.SIGKILL); err != nil {
