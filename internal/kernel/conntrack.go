@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -52,14 +53,21 @@ func readNumber(path string) (int, error) {
 // It needs CAP_NET_ADMIN, else the error is [fs.ErrPermission]. A cancelled ctx
 // ends the walk with its error. Visit must not take long, and may ask the kernel.
 func WalkTCP(ctx context.Context, visit func(Conn) error) error {
-	return walkTCP(ctx, func() {}, visit)
+	return walkTCP(ctx, 0, func() {}, visit)
 }
 
-// walkTCP is [WalkTCP] that calls begin before each attempt.
-func walkTCP(ctx context.Context, begin func(), visit func(Conn) error) error {
+// seqAdjusted is IPS_SEQ_ADJUST in linux/netfilter/nf_conntrack_common.h, which
+// SYNPROXY sets on each connection whose server has answered (nf_ct_seqadj_init in
+// net/netfilter/nf_conntrack_seqadj.c, 6.18).
+const seqAdjusted = 1 << 6
+
+// walkTCP is [WalkTCP] of entries that have all of the given status bits, if the
+// kernel can tell; older ones (before 5.15) show all. It calls begin before each
+// attempt.
+func walkTCP(ctx context.Context, status uint32, begin func(), visit func(Conn) error) error {
 	for range maxDumps {
 		begin()
-		err := walkOnce(ctx, visit)
+		err := walkOnce(ctx, status, visit)
 		if !errors.Is(err, nl.ErrDumpInterrupted) {
 			return err
 		}
@@ -67,13 +75,19 @@ func walkTCP(ctx context.Context, begin func(), visit func(Conn) error) error {
 	return fmt.Errorf("conntrack dump: %w %d times", nl.ErrDumpInterrupted, maxDumps)
 }
 
-func walkOnce(ctx context.Context, visit func(Conn) error) error {
+func walkOnce(ctx context.Context, status uint32, visit func(Conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("conntrack dump: %w", err)
 	}
 	req := nl.NewNetlinkRequest(ctnetlink(nl.IPCTNL_MSG_CT_GET), unix.NLM_F_DUMP)
 	// AF_UNSPEC dumps both families in one pass.
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
+	if status != 0 {
+		const ctaStatus, ctaStatusMask = 3, 26 // linux/netfilter/nfnetlink_conntrack.h
+		bits := binary.BigEndian.AppendUint32(nil, status)
+		req.AddData(nl.NewRtAttr(ctaStatus, bits))
+		req.AddData(nl.NewRtAttr(ctaStatusMask, bits))
+	}
 
 	var fault error
 	err := req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(msg []byte) bool {
@@ -96,9 +110,9 @@ func walkOnce(ctx context.Context, visit func(Conn) error) error {
 func ctnetlink(command int) int { return unix.NFNL_SUBSYS_CTNETLINK<<8 | command }
 
 // countTCP counts the connections that want accepts.
-func countTCP(ctx context.Context, want func(Conn) bool) (int, error) {
+func countTCP(ctx context.Context, status uint32, want func(Conn) bool) (int, error) {
 	count := 0
-	err := walkTCP(ctx, func() { count = 0 }, func(c Conn) error {
+	err := walkTCP(ctx, status, func() { count = 0 }, func(c Conn) error {
 		if want(c) {
 			count++
 		}
@@ -116,7 +130,7 @@ func countTCP(ctx context.Context, want func(Conn) bool) (int, error) {
 // counts those whose original destination, as the client addressed it, is
 // matched; nil matches all. The errors are those of [WalkTCP].
 func ProxiedConnections(ctx context.Context, match func(netip.AddrPort) bool) (int, error) {
-	return countTCP(ctx, func(c Conn) bool {
+	return countTCP(ctx, 0, func(c Conn) bool {
 		return c.Proxied && c.State == TCPEstablished && matched(match, c)
 	})
 }
@@ -125,7 +139,7 @@ func ProxiedConnections(ctx context.Context, match func(netip.AddrPort) bool) (i
 // hooks went now: those of [ProxiedConnections], and those that are only half
 // closed or not yet seen to be open ([TCPState.Alive]).
 func AliveProxied(ctx context.Context, match func(netip.AddrPort) bool) (int, error) {
-	return countTCP(ctx, func(c Conn) bool {
+	return countTCP(ctx, seqAdjusted, func(c Conn) bool {
 		return c.Proxied && c.State.Alive() && matched(match, c)
 	})
 }
@@ -134,7 +148,7 @@ func AliveProxied(ctx context.Context, match func(netip.AddrPort) bool) (int, er
 // destinations that no SYNPROXY opened; nil matches all. They are known to
 // connection tracking, so they survive the switch to SYNPROXY.
 func RoutedConnections(ctx context.Context, match func(netip.AddrPort) bool) (int, error) {
-	return countTCP(ctx, func(c Conn) bool {
+	return countTCP(ctx, 0, func(c Conn) bool {
 		return !c.Proxied && c.State == TCPEstablished && matched(match, c)
 	})
 }

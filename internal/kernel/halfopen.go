@@ -23,7 +23,7 @@ var errEnough = errors.New("enough")
 // errors are those of [WalkTCP].
 func HalfOpen(ctx context.Context, match func(netip.AddrPort) bool) ([]Conn, error) {
 	var conns []Conn
-	err := walkTCP(ctx, func() { conns = nil }, func(c Conn) error {
+	err := walkTCP(ctx, 0, func() { conns = nil }, func(c Conn) error {
 		if !c.halfOpen() || !matched(match, c) {
 			return nil
 		}
@@ -98,7 +98,7 @@ func forgetAll(ctx context.Context, wanted, still func(Conn) bool) (int, error) 
 		batch = batch[:0]
 		return err
 	}
-	err = walkTCP(ctx, func() { batch = batch[:0] }, func(c Conn) error {
+	err = walkTCP(ctx, 0, func() { batch = batch[:0] }, func(c Conn) error {
 		if !wanted(c) {
 			return nil
 		}
