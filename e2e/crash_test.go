@@ -98,6 +98,9 @@ func TestCrash(t *testing.T) {
 					if during && (part != b%lanes || seq.do.Try != 0 || seq.pending != 0) {
 						continue // the other backend is killed there, or another sequence
 					}
+					if during && !*full && b == i%2 {
+						continue // iptables-restore is the same to both variants
+					}
 					jobs = append(jobs, func() {
 						t.Run(fmt.Sprintf("%s/%s/during=%v/%d", seq.name, backend, during, part), func(t *testing.T) {
 							l := newLane(t, seq, backend)

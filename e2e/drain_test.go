@@ -61,6 +61,7 @@ func TestDrain(t *testing.T) {
 	for _, c := range combinations() {
 		backend, p, mode := c.backend, c.place, c.mode
 		t.Run(c.String(), func(t *testing.T) {
+			t.Parallel() // most of the time goes by in waiting
 			topo := newTopology(t)
 			fw := topo.Firewall
 			web := p.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})

@@ -162,7 +162,7 @@ func life(t *testing.T, s *stage, topo *lab.Topology, backend string, web, other
 	}
 	s.does(0, "probe", web.String())
 	s.does(0, "doctor", web.String())
-	s.does(0, "apply", web.String(), "--backend", backend)
+	s.does(0, "apply", web.String(), "--backend", backend, "--warmup", "1s")
 	works(web, lab.ClientFirst)
 	s.does(0, "apply", web.String(), other.String(), "--backend", backend)
 	works(other, lab.ServerFirst)
