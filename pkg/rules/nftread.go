@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -190,14 +191,33 @@ func (r nftReader) sets() error {
 	}
 	for _, s := range sets {
 		if s.Foreign == "" {
-			if err := r.members(&s); err != nil {
+			if err := r.whole(&s); err != nil {
 				return err
 			}
-			s.normalize()
 		}
 		r.into.sets[setID{s.Family, s.Name}] = s
 	}
 	return nil
+}
+
+// whole reads the members of a set, once more if the kernel put it into another
+// order meanwhile: after many have come, a hash table grows in the background,
+// and a dump that goes on in it leaves out as many as it tells twice
+// (nft_rhash_walk in net/netfilter/nft_set_hash.c, 6.18).
+func (r nftReader) whole(s *Set) error {
+	const wait, attempts = 20 * time.Millisecond, 100
+	for range attempts {
+		s.Members = nil
+		if err := r.members(s); err != nil {
+			return err
+		}
+		told := len(s.Members)
+		if s.normalize(); len(s.Members) == told {
+			return nil
+		}
+		time.Sleep(wait)
+	}
+	return fmt.Errorf("set %s: %w: its members do not come to rest", s.Name, ErrChanged)
 }
 
 func (r nftReader) members(s *Set) error {
