@@ -22,7 +22,6 @@ func TestGroups(t *testing.T) {
 			p := places[turn%len(places)]
 			turn++
 			t.Run(fmt.Sprintf("%s-%s-%s", backend, mode, p), func(t *testing.T) {
-				t.Parallel()
 				topo := newTopology(t)
 				var services []netip.AddrPort
 				args := []string{"apply", "--backend", backend, "--mode", string(mode), "--first", "client"}
@@ -50,7 +49,7 @@ func TestGroups(t *testing.T) {
 				for i, at := range services {
 					allGood(t, topo.Client, at, lab.LoadConfig{Connections: 10 + i, Mode: lab.ClientFirst})
 					// The same port again, whose last entry is still there.
-					allGood(t, topo.Client, at, lab.LoadConfig{Connections: 3, LocalPort: 20000, Mode: lab.ClientFirst, Reset: true})
+					allGood(t, topo.Client, at, lab.LoadConfig{Connections: 3, LocalPort: uint16(20000 + i), Mode: lab.ClientFirst, Reset: true})
 					allGood(t, topo.Firewall, at, lab.LoadConfig{Connections: 3, Mode: lab.ClientFirst}) // not proxied
 				}
 				status := mustDo(t, topo.Firewall, 0, "status")
