@@ -42,6 +42,7 @@ func TestBusy(t *testing.T) {
 
 // TestDrainOvertaken protects the services again while a revert waits for a connection: it must not wait any longer.
 func TestDrainOvertaken(t *testing.T) {
+	t.Parallel()
 	topo := newTopology(t)
 	fw := topo.Firewall
 	web := on4.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})

@@ -18,6 +18,7 @@ import (
 
 // TestCarry opens connections before anything is tracked, and then makes all depend on it.
 func TestCarry(t *testing.T) {
+	t.Parallel()
 	for _, carry := range []bool{true, false} {
 		t.Run(fmt.Sprintf("carry=%t", carry), func(t *testing.T) {
 			topo := newTopology(t)
@@ -83,6 +84,7 @@ func carryOver(t *testing.T, host *lab.Host) int {
 // TestCarriedTransfer moves much data both ways over idle connections that were carried over, and over one that is
 // busy meanwhile, and looks whether the entries then have the timeout of an established connection again.
 func TestCarriedTransfer(t *testing.T) {
+	t.Parallel()
 	const size = 32 << 20
 	topo := newTopology(t)
 	fw := topo.Firewall
@@ -128,6 +130,7 @@ func TestCarriedTransfer(t *testing.T) {
 // TestCarryHalfClosed carries connections over whose client has closed its half and waits for the rest of the data,
 // and one of which the server has closed its half too, with data on its way.
 func TestCarryHalfClosed(t *testing.T) {
+	t.Parallel()
 	topo := newTopology(t)
 	fw := topo.Firewall
 	server := serve(t, fw, lab.ServerConfig{Address: netip.AddrPortFrom(lab.FirewallV4, 0), Mode: lab.Bulk}).Address()
@@ -180,6 +183,7 @@ func TestCarryHalfClosed(t *testing.T) {
 
 // TestCarryManyConnections says how long it takes.
 func TestCarryManyConnections(t *testing.T) {
+	t.Parallel()
 	topo := newTopology(t)
 	sockets := make([]kernel.Socket, 10_000)
 	for i := range sockets {

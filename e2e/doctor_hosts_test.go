@@ -79,6 +79,7 @@ const nftWorkstation = `table inet filter {
 // TestDoctorFindsHealthyHostsWell has usual rule sets, for which there is no reason to say anything, and with which
 // the protection really works.
 func TestDoctorFindsHealthyHostsWell(t *testing.T) {
+	t.Parallel()
 	const nft, iptables, legacy = "nft -f -", "iptables-nft-restore", "iptables-legacy-restore"
 	for _, tt := range []struct {
 		name, program, rules string
@@ -118,6 +119,7 @@ func TestDoctorFindsHealthyHostsWell(t *testing.T) {
 
 // TestDoctorOnAccessLists publishes a service as Docker does, and denies a source where SYNPROXY's clients never come.
 func TestDoctorOnAccessLists(t *testing.T) {
+	t.Parallel()
 	topo := newTopology(t)
 	forward4.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
 	fw, public := topo.Firewall, lab.FirewallV4.String()+":8080"
@@ -159,6 +161,7 @@ func TestDoctorOnAccessLists(t *testing.T) {
 
 // TestDoctorOnKernelFeatures hides the SYNPROXY target from the program that makes rules.
 func TestDoctorOnKernelFeatures(t *testing.T) {
+	t.Parallel()
 	topo := newTopology(t)
 	s := newStage(t, topo.Firewall)
 	web := server + ":80"
@@ -181,6 +184,7 @@ func TestDoctorOnKernelFeatures(t *testing.T) {
 
 // TestDoctorOnAFullTable fills the connection tracking table with an unprotected flood.
 func TestDoctorOnAFullTable(t *testing.T) {
+	t.Parallel()
 	topo := newTopology(t)
 	web := input4.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
 	fw := topo.Firewall
@@ -209,6 +213,7 @@ func TestDoctorOnAFullTable(t *testing.T) {
 
 // TestDoctorOnSYNCookies says that they are enough where that is true, and not elsewhere.
 func TestDoctorOnSYNCookies(t *testing.T) {
+	t.Parallel()
 	topo := newTopology(t)
 	fw, local := topo.Firewall, lab.FirewallV4.String()+":80"
 	says := func(code string, args ...string) {
@@ -240,6 +245,7 @@ func TestDoctorOnSYNCookies(t *testing.T) {
 
 // TestDoctorRefusesLinkLocal has no way to protect an address that exists on every link.
 func TestDoctorRefusesLinkLocal(t *testing.T) {
+	t.Parallel()
 	topo := newTopology(t)
 	for _, command := range []string{"doctor", "apply"} {
 		done := mustDo(t, topo.Firewall, badUsage, command, "[fe80::1]:80")

@@ -281,8 +281,10 @@ func ailments() []ailment {
 
 // TestDoctor makes each ailment, on a host without the protection and on one with it.
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	for _, a := range ailments() {
 		t.Run(a.name, func(t *testing.T) {
+			t.Parallel() // most of the time goes by in waiting
 			topo := newTopology(t)
 			web := a.where().serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
 			fw := topo.Firewall

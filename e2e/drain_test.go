@@ -58,6 +58,7 @@ func until(t testing.TB, what string, ok func() bool) {
 // TestDrain reverts while proxied connections are open: they live on, new ones go to the server itself, and the last
 // rules and settings go with the last connection.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	for _, c := range combinations() {
 		backend, p, mode := c.backend, c.place, c.mode
 		t.Run(c.String(), func(t *testing.T) {
@@ -129,6 +130,7 @@ func loosely(t testing.TB, host *lab.Host) string {
 
 // TestDrainBounded looks at the ends of a drain other than the last connection's.
 func TestDrainBounded(t *testing.T) {
+	t.Parallel()
 	topo := newTopology(t)
 	fw := topo.Firewall
 	web := on4.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})

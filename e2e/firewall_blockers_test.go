@@ -50,6 +50,7 @@ func ourRules(hook, address string, tracked bool) string {
 // TestFirewallBlockers puts SYNPROXY on a host with rules of others, and
 // connects: it must fail if and only if a blocker was found.
 func TestFirewallBlockers(t *testing.T) {
+	t.Parallel()
 	const strict = `*filter
 :INPUT DROP
 :FORWARD DROP

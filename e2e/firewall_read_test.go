@@ -16,6 +16,7 @@ import (
 // TestFirewallReadsWhatIptablesCannotShow puts rules of nft into the tables of
 // iptables-nft, and chains into them of which iptables does not speak.
 func TestFirewallReadsWhatIptablesCannotShow(t *testing.T) {
+	t.Parallel()
 	const invalid = "iptables-nft -t mangle -A PREROUTING -m conntrack --ctstate INVALID -j DROP\n"
 	for _, tt := range []struct {
 		name, commands string
@@ -53,6 +54,7 @@ func TestFirewallReadsWhatIptablesCannotShow(t *testing.T) {
 // TestFirewallTranslation compares where a connection is said to be led, from
 // the client and from SYNPROXY, with where its first packet goes.
 func TestFirewallTranslation(t *testing.T) {
+	t.Parallel()
 	const to = "10.77.2.2:8080"
 	docker := strings.ReplaceAll(strings.ReplaceAll(testdata(t, "docker.save"), "172.17.0.2:80", to), "FORWARD DROP", "FORWARD ACCEPT")
 	for _, tt := range []struct {
@@ -106,6 +108,7 @@ func TestFirewallTranslation(t *testing.T) {
 // TestFirewallLeavesNoTrace reads a host without any rules: no table may come
 // from that.
 func TestFirewallLeavesNoTrace(t *testing.T) {
+	t.Parallel()
 	host := newHost(t)
 	if fw := readFirewall(t, host); len(fw.Chains) != 0 {
 		t.Errorf("chains %v", fw.Chains)

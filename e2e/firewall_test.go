@@ -272,6 +272,7 @@ func testdata(t *testing.T, name string) string {
 // TestFirewallFate loads rules of all kinds and sends real packets: what was
 // said of each of them must come true.
 func TestFirewallFate(t *testing.T) {
+	t.Parallel()
 	for _, tt := range append(slices.Clone(handMade), []struct {
 		name, program, rules string
 		v6                   bool

@@ -75,6 +75,7 @@ func (p place) target(to netip.AddrPort, first rules.First, interfaces ...string
 // TestLiveProof proves what is protected, for each place, backend and kind of server, and denies it when a part of
 // the rules is gone.
 func TestLiveProof(t *testing.T) {
+	t.Parallel()
 	for _, c := range stands() {
 		backend, p := c.backend, c.place
 		t.Run(c.String(), func(t *testing.T) {
@@ -167,6 +168,7 @@ func unhook(t testing.TB, host *lab.Host, program, table, chain string) {
 
 // TestLiveByInterface proves protection that is bound to interfaces, and says what stands in the way of a proof.
 func TestLiveByInterface(t *testing.T) {
+	t.Parallel()
 	for _, p := range places {
 		t.Run(p.String(), func(t *testing.T) {
 			topo := newTopology(t)
@@ -203,6 +205,7 @@ func TestLiveByInterface(t *testing.T) {
 
 // TestLiveObstacles proves nothing where a proof cannot be had, or the service behind the proxy does not work.
 func TestLiveObstacles(t *testing.T) {
+	t.Parallel()
 	for _, p := range places {
 		t.Run(p.String(), func(t *testing.T) {
 			t.Parallel()
@@ -266,6 +269,7 @@ func ipVersion(p place) string {
 
 // TestLiveDown asks for a service that nothing listens at, behind a proxy that answers for it.
 func TestLiveDown(t *testing.T) {
+	t.Parallel()
 	for _, p := range places {
 		t.Run(p.String(), func(t *testing.T) {
 			t.Parallel()

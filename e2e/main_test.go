@@ -6,14 +6,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -66,7 +69,22 @@ func testMain(m *testing.M) int {
 		}
 	}
 	world = w
+	if err := atATime(); err != nil {
+		return fail(err)
+	}
 	return m.Run()
+}
+
+// atATime lets more parallel tests run than there are CPUs, unless the command line says how many: they wait, most of
+// the time, for what the kernel does when its time has come.
+func atATime() error {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if given {
+		return nil
+	}
+	return flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0)))
 }
 
 func fail(err error) int {

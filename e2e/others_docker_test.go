@@ -63,6 +63,7 @@ func (s *stand) docker(more string) (web, mail netip.AddrPort) {
 
 // TestDockerPublished protects a published port by its public address, one service that speaks first and one that does not.
 func TestDockerPublished(t *testing.T) {
+	t.Parallel()
 	for turn := range 2 {
 		for i, backend := range backends {
 			p := place{rules.Forward, rules.Families[(turn+i)%2]}
@@ -115,6 +116,7 @@ var dockerDenials = []struct {
 
 // TestDockerWho compares who gets in to a published port with and without the protection.
 func TestDockerWho(t *testing.T) {
+	t.Parallel()
 	for i, d := range dockerDenials {
 		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()
@@ -142,6 +144,7 @@ func TestDockerWho(t *testing.T) {
 // TestDockerContainer protects the container's own addresses. Whom DOCKER-USER denies stays out, and those who come by
 // the published ports get in as before: a cookie for the translated address would not hold.
 func TestDockerContainer(t *testing.T) {
+	t.Parallel()
 	for _, family := range rules.Families {
 		t.Run(string(family), func(t *testing.T) {
 			t.Parallel()
@@ -159,6 +162,7 @@ func TestDockerContainer(t *testing.T) {
 // TestDockerWithoutTo asks for published addresses as if they were the machine's own services: the host's own rules lead
 // the proxy's connections to the container, wherever that moves.
 func TestDockerWithoutTo(t *testing.T) {
+	t.Parallel()
 	for _, family := range rules.Families {
 		t.Run(string(family), func(t *testing.T) {
 			t.Parallel()

@@ -63,6 +63,7 @@ var nftGuards = []struct {
 
 // TestOthersNFT protects services behind base chains of others.
 func TestOthersNFT(t *testing.T) {
+	t.Parallel()
 	for i, g := range nftGuards {
 		t.Run(g.name, func(t *testing.T) {
 			twoStands(t, i, func(s *stand) {
@@ -112,6 +113,7 @@ var blockers = []struct {
 
 // TestOthersBlockers shows what must be found and told, since it breaks the service: without the protection the friend is served.
 func TestOthersBlockers(t *testing.T) {
+	t.Parallel()
 	for i, b := range blockers {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()

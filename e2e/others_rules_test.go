@@ -87,8 +87,10 @@ COMMIT
 // TestOthersRules protects services behind hand-made rule sets: whom they let in is served, whom they deny stays out,
 // and both as without the protection.
 func TestOthersRules(t *testing.T) {
+	t.Parallel()
 	for i, g := range guards {
 		t.Run(g.name, func(t *testing.T) {
+			t.Parallel() // all of them together, a few at a time
 			test := func(s *stand) {
 				s.sets()
 				s.xtables(g.rules)
@@ -161,6 +163,7 @@ var limits = []struct {
 
 // TestOthersLimits wants rules that count connections to count the same with the protection as without it.
 func TestOthersLimits(t *testing.T) {
+	t.Parallel()
 	for i, l := range limits {
 		t.Run(l.name, func(t *testing.T) {
 			twoStands(t, i, func(s *stand) {

@@ -15,6 +15,7 @@ import (
 // TestUpgrade continues on a live host what version 0.1 has begun, whose undo record had a list of services: nothing
 // changes in the kernel until something shall, and everything goes in the end.
 func TestUpgrade(t *testing.T) {
+	t.Parallel()
 	topo := newTopology(t)
 	fw := topo.Firewall
 	web := on4.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})

@@ -60,6 +60,9 @@ func Prove(ctx context.Context, targets []Target) ([]Result, error) {
 	for i := range results {
 		results[i].finish()
 	}
+	if err == nil { // what it cut short may have been taken for silence
+		err = ctx.Err()
+	}
 	if err != nil {
 		err = fmt.Errorf("live proof: %w", err)
 	}
