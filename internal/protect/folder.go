@@ -73,8 +73,11 @@ func (s store) makeLock() error {
 }
 
 // checkLock checks that the file of the lock is there and a plain one of ours.
-func (s store) checkLock() error {
-	fi, err := os.Lstat(s.lockPath())
+func (s store) checkLock() error { return checkPlain(s.lockPath()) }
+
+// checkPlain checks that the file of a lock is there and a plain one of ours.
+func checkPlain(path string) error {
+	fi, err := os.Lstat(path)
 	if err == nil {
 		err = trusted(fi)
 	}
@@ -84,7 +87,7 @@ func (s store) checkLock() error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return Errorf(Conflict, "synproxyctl makes a plain file there: see what it is, and remove it", "lock %s: %w", s.lockPath(), err)
+	return Errorf(Conflict, "synproxyctl makes a plain file there: see what it is, and remove it", "lock %s: %w", path, err)
 }
 
 // newLock prepares the lock, whose file is there. A link or a pipe that has come

@@ -104,7 +104,7 @@ func (m *Memory) recall(cfg probe.Config, wishes []Wish, services []Service) ([]
 	}
 	var groups []inquiry
 	at := map[way]int{}
-	through, narrow := map[string]string{}, mtus{}
+	doors, narrow := doors{}, mtus{}
 	var missing []string
 	for i, w := range wishes {
 		if w.complete() {
@@ -113,15 +113,8 @@ func (m *Memory) recall(cfg probe.Config, wishes []Wish, services []Service) ([]
 		of := way{hook: services[i].Hook, connect: cfg.Connect && w.First == ""}
 		mine := cfg
 		mine.Connect = of.connect
-		if of.hook == rules.Input && len(w.Interfaces) > 0 {
-			// A server on this machine is asked through lo, but its clients come
-			// in here. (The way to a server behind this machine is another one.)
-			names := strings.Join(w.Interfaces, " ")
-			if through[names] == "" {
-				through[names] = narrowest(w.Interfaces).Name
-			}
-			of.iface = through[names]
-			mine.Interface = of.iface
+		if name := doors.of(of.hook, w.Interfaces); name != "" {
+			of.iface, mine.Interface = name, name
 		}
 		if m.uses() {
 			why, err := m.answer(mine, w, &services[i], narrow)
@@ -147,6 +140,23 @@ func (m *Memory) recall(cfg probe.Config, wishes []Wish, services []Service) ([]
 		return nil, m.unknown(missing)
 	}
 	return groups, nil
+}
+
+// doors are the interfaces by which servers on this machine are asked, by those
+// that their clients come in by, joined. Such a server is asked through lo, but
+// lo is not where its clients come in. (The way to a server behind this machine
+// is another one.)
+type doors map[string]string
+
+func (d doors) of(hook rules.Hook, interfaces []string) string {
+	if hook != rules.Input || len(interfaces) == 0 {
+		return ""
+	}
+	names := strings.Join(interfaces, " ")
+	if d[names] == "" {
+		d[names] = narrowest(interfaces).Name
+	}
+	return d[names]
 }
 
 // unknown tells which services no answer is remembered of.
@@ -227,6 +237,30 @@ func (m *Memory) learn(cfg probe.Config, at netip.AddrPort, r probe.Result) {
 		a.Speaks = cache.Nobody
 	}
 	m.learned.Put(m.key(cfg, at), a)
+}
+
+// Renew keeps what backends have answered when they were asked again for the
+// options alone. Who speaks first stays as it was known.
+func (m *Memory) Renew(ctx context.Context, cfg probe.Config, answers []Answer) []Finding {
+	if m == nil {
+		return nil
+	}
+	known, err := m.dir.Load()
+	if err != nil {
+		known = &cache.Cache{}
+	}
+	cfg.Connect = false
+	for _, a := range answers {
+		cfg.Interface = a.through
+		m.learn(cfg, a.Service.ProbeAt, a.Result)
+		key := m.key(cfg, a.Service.ProbeAt)
+		before, _ := known.Get(key)
+		if now, ok := m.learned.Get(key); ok {
+			now.Speaks = before.Speaks
+			m.learned.Put(key, now)
+		}
+	}
+	return m.Save(ctx)
 }
 
 func (m *Memory) key(cfg probe.Config, at netip.AddrPort) cache.Key {

@@ -195,6 +195,9 @@ func (w Wish) service(there links) (Service, error) {
 		s.Mode = rules.ModeNotrack
 	}
 	w.override(&s.Options)
+	if !w.complete() {
+		s.Fixed = w.fixed()
+	}
 	for _, name := range w.Interfaces {
 		if l := there.of(name); l.err != nil || !l.there {
 			return s, Errorf(Usage, "list them with: ip link", "interface %q does not exist here", name)

@@ -36,6 +36,8 @@ type Service struct {
 	// ProbedAt is when the answer was given that was taken from the cache; zero
 	// unless the source is [Cached].
 	ProbedAt time.Time `json:"probed_at,omitzero"`
+	// Fixed are the options that a person has given although others were probed.
+	Fixed Fixed `json:"fixed,omitzero"`
 }
 
 // compare orders services by destination and port, so that the order in which
@@ -78,13 +80,14 @@ type Kind struct {
 	cookies          bool
 	published        bool
 	probedAt         int64 // seconds; 0 of what was not cached
+	fixed            Fixed
 }
 
 // Kind returns the kind of the service.
 func (s *Service) Kind() Kind {
 	k := Kind{
 		hook: s.Hook, first: s.First, mode: s.Mode, source: s.Source, interfaces: strings.Join(s.Interfaces, "/"), mss: -1, wscale: -1,
-		sack: s.Options.SACKPerm, timestamps: s.Options.Timestamps, cookies: s.SynCookies, published: s.Published,
+		sack: s.Options.SACKPerm, timestamps: s.Options.Timestamps, cookies: s.SynCookies, published: s.Published, fixed: s.Fixed,
 	}
 	if !s.ProbedAt.IsZero() {
 		k.probedAt = s.ProbedAt.Unix()

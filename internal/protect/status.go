@@ -31,6 +31,7 @@ type Status struct {
 	Connections Connections          `json:"connections"`
 	Findings    []Finding            `json:"findings"`
 	Pending     *Pending             `json:"pending,omitempty"` // a change that awaits its confirmation
+	Watch       *Watching            `json:"watch,omitempty"`   // who watches; nil: nobody
 }
 
 // count puts what the kernel has counted into the services.
@@ -63,6 +64,9 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	st := &Status{State: Absent, Services: Services{}, Findings: found}
+	if s, err := h.open(); err == nil {
+		st.Watch = s.watching()
+	}
 	switch {
 	case bad(found):
 		st.State = Drifted

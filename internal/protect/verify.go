@@ -1,6 +1,7 @@
 package protect
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ type Verified struct {
 	Findings []Finding `json:"findings"`
 	Proofs   []Proof   `json:"proofs,omitempty"` // of [Verified.Live]
 	services []Service
+	state    State // empty: absent
+	onTrial  bool
 }
 
 var errNoRecord = errors.New("no protection is applied in this network namespace")
@@ -24,8 +27,24 @@ var errNoRecord = errors.New("no protection is applied in this network namespace
 // Services returns what the record says is protected.
 func (v *Verified) Services() []Service { return v.services }
 
-// codeBusy is the code of the finding that another instance was at work.
-const codeBusy = "busy"
+// State returns what the record says: [Absent], [Draining] or [Active].
+func (v *Verified) State() State { return cmp.Or(v.state, Absent) }
+
+// Busy reports whether another instance was at work, so that nothing was compared.
+func (v *Verified) Busy() bool {
+	return slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Code == codeBusy })
+}
+
+// OnTrial reports whether a change awaits its confirmation.
+func (v *Verified) OnTrial() bool { return v.onTrial }
+
+// Codes of findings that others ask for.
+const (
+	codeBusy        = "busy" // another instance was at work
+	codeSysctl      = "sysctl"
+	codeCutShort    = "cut-short"
+	codeTwoBackends = "two-backends"
+)
 
 // Verify compares what the kernel holds with what was asked for. It changes
 // nothing. While another instance does, there is nothing to compare.
@@ -38,6 +57,12 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 		return nil, err
 	}
 	v := &Verified{Findings: found}
+	if rec != nil {
+		v.services, v.state, v.onTrial = rec.Services, Active, rec.Pending != nil
+		if rec.Draining {
+			v.state = Draining
+		}
+	}
 	if i := slices.IndexFunc(found, func(f Finding) bool { return f.Code == codeBusy }); i >= 0 {
 		found[i].Severity = Bad // what was not seen is not ok
 		return v, nil
@@ -63,9 +88,6 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 	}
 	if rec == nil && !bad(found) {
 		v.Findings = append(v.Findings, finding(Bad, "not-applied", "use synproxyctl apply", "%v", errNoRecord))
-	}
-	if rec != nil {
-		v.services = rec.Services
 	}
 	v.OK = !bad(v.Findings)
 	return v, nil
@@ -99,7 +121,7 @@ func (h *Host) inspect(ctx context.Context) (*record, []Finding, rules.Ruleset, 
 	}
 	found := []Finding{}
 	if rec != nil && rec.Unfinished {
-		found = append(found, finding(Bad, "cut-short", "apply again, or revert", "an apply has begun, and did not come to its end"))
+		found = append(found, finding(Bad, codeCutShort, "apply again, or revert", "an apply has begun, and did not come to its end"))
 	}
 	if rec != nil && rec.Pending != nil && rec.Pending.over() && !rec.Unfinished {
 		p := rec.Pending
@@ -143,7 +165,7 @@ func leftOver(rec *record, backend string) Finding {
 	if rec == nil {
 		return finding(Bad, "no-record", "run synproxyctl revert, then apply", "chains of ours stand in %s, but the undo record is gone", backend)
 	}
-	return finding(Bad, "two-backends", "run synproxyctl apply again", "chains of ours stand in %s too", backend)
+	return finding(Bad, codeTwoBackends, "run synproxyctl apply again", "chains of ours stand in %s too", backend)
 }
 
 // compare finds how rules and settings differ from the record.
@@ -169,7 +191,7 @@ func (h *Host) compare(rec *record, have rules.Ruleset) ([]Finding, error) {
 	}
 	for _, s := range states {
 		if !s.OK {
-			fs = append(fs, finding(Bad, "sysctl", mend, "%s is %s, not %s", s.Key, s.Have, s.Want))
+			fs = append(fs, finding(Bad, codeSysctl, mend, "%s is %s, not %s", s.Key, s.Have, s.Want))
 		}
 	}
 	return fs, nil

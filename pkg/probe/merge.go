@@ -22,6 +22,19 @@ func headers(family string) int {
 	return ipv4Header + minHeader
 }
 
+// Common returns the options that may be announced for all of several servers, or for one that has had several, as
+// [Result.Options] are those for all samples. Of none, it returns none.
+func Common(ipv6 bool, answers ...Options) Options {
+	if len(answers) == 0 {
+		return Options{}
+	}
+	family := familyIPv4
+	if ipv6 {
+		family = familyIPv6
+	}
+	return mergeOptions(answers, family)
+}
+
 // mergeOptions returns the options that may be announced for all servers of a pool, whichever of them a connection reaches.
 //
 //   - The smallest MSS, for none must get larger segments than it asked for. A server without the option counts with the
