@@ -81,7 +81,7 @@ func TestEveryField(t *testing.T) {
 		"x", uint16(7), at, netip.PrefixFrom(at.Addr(), 32),
 		[]string{"eth7"},
 		true, new(uint16), new(uint8),
-		rules.Forward, rules.FirstClient, rules.ModeNotrack, Probed, time.Unix(7, 0).UTC(),
+		rules.Forward, rules.FirstClient, rules.ModeNotrack, Probed, time.Unix(7, 0).UTC(), FixedMSS | FixedTimestamps,
 	}
 	var walk func(path string, s, field reflect.Value)
 	walk = func(path string, s, field reflect.Value) {
