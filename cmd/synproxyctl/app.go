@@ -36,7 +36,7 @@ type env struct {
 
 // commands are all that there are.
 func commands() []command {
-	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, doctorCommand, configCheckCommand, configExampleCommand, configSchemaCommand, confirmCommand, revertCommand, demoCommand, guardCommand}
+	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, doctorCommand, configCheckCommand, configExampleCommand, configSchemaCommand, watchCommand, confirmCommand, revertCommand, demoCommand, guardCommand}
 }
 
 // action does the work of one command.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/synproxyctl/synproxyctl/internal/protect"
+	"github.com/synproxyctl/synproxyctl/pkg/probe"
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
@@ -93,8 +95,31 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	memory, err := memoryLike(c)
+	if err != nil {
+		return nil, err
+	}
+	done, err := w.apply(c.Context, h, applying{backend, cfg, order, memory})
+	if err != nil {
+		return nil, err
+	}
+	return &answer{result: done, text: func(w io.Writer, p paint) { writeApplied(w, p, done, c.Bool("diff"), c.Bool("all")) }}, nil
+}
+
+// applying is how what is asked for shall be applied.
+type applying struct {
+	backend string // unless the file says another
+	probe   probe.Config
+	order   protect.Order
+	memory  *protect.Memory
+}
+
+// apply finds out what is not said, and applies what is asked for.
+func (w asked) apply(ctx context.Context, h *protect.Host, how applying) (*protect.Applied, error) {
+	cfg, order := how.probe, how.order
+	order.Backend = how.backend
 	if w.backend != "" {
-		backend = w.backend
+		order.Backend = w.backend
 	}
 	if w.rate > 0 {
 		cfg.Rate = w.rate
@@ -106,28 +131,22 @@ func runApply(e env, c *cli.Context) (*answer, error) {
 	if err := checkSource(cfg.Source, w.wishes); err != nil {
 		return nil, err
 	}
-	memory, err := memoryLike(c)
-	if err != nil {
+	if err := h.Ready(order.Backend); err != nil {
 		return nil, err
 	}
-	if err := h.Ready(backend); err != nil {
-		return nil, err
+	if cfg.Stage != nil {
+		cfg.Stage("probing", 0, len(w.wishes))
 	}
-	cfg.Stage("probing", 0, len(w.wishes))
-	services, found, err := h.Resolve(c.Context, cfg, w.wishes, memory)
-	found = append(found, memory.Findings()...)
+	services, found, err := h.Resolve(ctx, cfg, w.wishes, how.memory)
+	found = append(found, how.memory.Findings()...)
 	if !order.DryRun { // what some have answered is kept, though others have not
-		found = append(found, memory.Save(c.Context)...)
+		found = append(found, how.memory.Save(ctx)...)
 	}
 	if err != nil {
 		return nil, err
 	}
-	order.Services, order.Backend, order.Findings = services, backend, found
-	done, err := h.Apply(c.Context, order)
-	if err != nil {
-		return nil, err
-	}
-	return &answer{result: done, text: func(w io.Writer, p paint) { writeApplied(w, p, done, c.Bool("diff"), c.Bool("all")) }}, nil
+	order.Services, order.Findings = services, found
+	return h.Apply(ctx, order)
 }
 
 // orderLike reads how the change shall be made.

@@ -27,6 +27,9 @@ type Order struct {
 	// of a try is over, and outlives the caller. It is needed for a Try. What it
 	// returns stops it, if the change fails.
 	Guard func(name string) (stop func(), err error)
+	// Anew is set if something must be applied already, and not on trial: else
+	// the error is [NotApplied], as in [Host.Mend].
+	Anew bool
 }
 
 // AnyIPTables is the variant of iptables that fits.
@@ -70,6 +73,11 @@ func (h *Host) Apply(ctx context.Context, o Order) (*Applied, error) {
 			return nil, err
 		}
 		defer release()
+	}
+	if o.Anew {
+		if _, err := s.standing(); err != nil {
+			return nil, err
+		}
 	}
 	return h.apply(ctx, s, o)
 }

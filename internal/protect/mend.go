@@ -32,6 +32,17 @@ func (h *Host) Mend(ctx context.Context, m Mending) (*Applied, error) {
 		return nil, err
 	}
 	defer release()
+	rec, err := s.standing()
+	if err != nil {
+		return nil, err
+	}
+	renew(rec.Services, m.Renewed)
+	return h.apply(ctx, s, Order{Services: rec.Services, Backend: rec.Backend, Force: m.Force, Warmup: m.Warmup})
+}
+
+// standing returns the record of what is applied and shall be. The error is
+// [NotApplied] if a person wants it otherwise.
+func (s store) standing() (*record, error) {
 	rec, err := s.load()
 	switch {
 	case err != nil:
@@ -43,8 +54,7 @@ func (h *Host) Mend(ctx context.Context, m Mending) (*Applied, error) {
 	case rec.Pending != nil:
 		return nil, Errorf(NotApplied, "confirm it, or let it go back", "a change is on trial")
 	}
-	renew(rec.Services, m.Renewed)
-	return h.apply(ctx, s, Order{Services: rec.Services, Backend: rec.Backend, Force: m.Force, Warmup: m.Warmup})
+	return rec, nil
 }
 
 // renew puts the new options into services that are still as they were.

@@ -1,0 +1,45 @@
+package watch
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/synproxyctl/synproxyctl/internal/protect"
+)
+
+// An Event is a change that is worth a line in the journal. Its code is stable.
+type Event struct {
+	Level   slog.Level
+	Code    string
+	Message string
+	Hint    string // what to do; may be empty
+}
+
+func event(l slog.Level, code, hint, format string, args ...any) Event {
+	return Event{l, code, fmt.Sprintf(format, args...), hint}
+}
+
+// severity of an event in the terms of findings.
+func (e Event) severity() protect.Severity {
+	switch {
+	case e.Level >= slog.LevelError:
+		return protect.Bad
+	case e.Level >= slog.LevelWarn:
+		return protect.Warn
+	}
+	return protect.Info
+}
+
+// most is how many lines are written of what is of one kind; the rest is counted.
+const most = 10
+
+// shorten keeps the first events of many, and counts the rest.
+func shorten(events []Event) []Event {
+	if len(events) <= most {
+		return events
+	}
+	rest := len(events) - most
+	last := events[most]
+	last.Message, last.Hint = fmt.Sprintf("and %d more like these", rest), ""
+	return append(events[:most:most], last)
+}
