@@ -496,7 +496,7 @@ func TestWatchReload(t *testing.T) {
 	if after := options(t, w.fw); !slices.Equal(right, after) {
 		t.Errorf("%v, then %v", right, after)
 	}
-	write(file(", mss: 1200"))
+	write(file(", options: {mss: 1200}"))
 	hup("reloaded")
 	if after := options(t, w.fw)[0]; !strings.Contains(after, `"mss":1200`) {
 		t.Errorf("options %s", after)

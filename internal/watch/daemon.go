@@ -52,6 +52,7 @@ type Daemon struct {
 	pending    Conclusion
 	activities []*activity
 	done       chan func(now time.Time)
+	over       func() bool // whether Run is to end
 	busy       bool // something runs that must be alone
 	sum        Summary
 	fault      error
@@ -78,11 +79,10 @@ func (d *Daemon) Run(ctx context.Context) (*Summary, error) {
 	defer alive.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	work, cancel := context.WithCancel(ctx)
-	defer cancel()
+	d.over = func() bool { return ctx.Err() != nil }
 	for {
 		now := time.Now()
-		d.start(work, now)
+		d.start(ctx, now)
 		if d.Once && d.idle() {
 			break
 		}
@@ -99,7 +99,7 @@ func (d *Daemon) Run(ctx context.Context) (*Summary, error) {
 			}
 		case <-timer.C:
 		}
-		if ctx.Err() != nil {
+		if d.over() {
 			break
 		}
 	}
@@ -108,7 +108,7 @@ func (d *Daemon) Run(ctx context.Context) (*Summary, error) {
 	}
 	d.rest()
 	d.conclude()
-	if d.Once && ctx.Err() != nil {
+	if d.Once && d.over() {
 		return &d.sum, context.Cause(ctx)
 	}
 	return &d.sum, d.fault

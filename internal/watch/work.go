@@ -43,7 +43,7 @@ func (d *Daemon) looking(time.Time) work {
 		}
 		took := time.Since(began)
 		return func(now time.Time) {
-			if err != nil && ctx.Err() != nil {
+			if err != nil && d.over() {
 				return // we are to end
 			}
 			d.Log.Debug("looked", "findings", len(l.Findings), "busy", l.Busy, "took", took)
@@ -128,7 +128,7 @@ func (d *Daemon) asking(began time.Time) work {
 		answers, err := protect.Reprobe(ctx, d.Probe, services)
 		took := time.Since(began)
 		return func(now time.Time) {
-			if err != nil && ctx.Err() != nil {
+			if err != nil && d.over() {
 				return
 			}
 			d.sum.Asked += len(answers)
@@ -191,7 +191,7 @@ func (d *Daemon) mending(time.Time) work {
 			kept = d.learn(ctx, c.Answers)
 		}
 		return func(now time.Time) {
-			if err != nil && ctx.Err() != nil {
+			if err != nil && d.over() {
 				d.tell(event(slog.LevelWarn, "interrupted", "", "a change was interrupted: %v", err))
 				return
 			}
@@ -280,12 +280,12 @@ func (d *Daemon) reloading(time.Time) work {
 				if d.ProbeInterval > 0 {
 					d.activities[ask].due = now
 				}
-			case ctx.Err() != nil:
+			case d.over():
 				return
 			case protect.CodeOf(err) == protect.NotApplied:
 				d.tell(event(slog.LevelWarn, "reloaded", protect.HintOf(err), "the file was read and holds, but is not applied: %v", err))
 			default:
-				d.tell(event(slog.LevelError, "reload-failed", protect.HintOf(err), "what was read before goes on to hold: %v", err))
+				d.tell(event(slog.LevelError, "reload-failed", protect.HintOf(err), "the file is not taken, and what was read before holds: %v", err))
 			}
 			d.activities[look].due = now
 			d.notify("READY=1")
