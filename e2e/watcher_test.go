@@ -106,7 +106,7 @@ func (w *watcher) silent(codes ...string) {
 }
 
 // ends ends it, which must be quick and good.
-func (w *watcher) ends() map[string]any {
+func (w *watcher) ends() {
 	w.t.Helper()
 	began := time.Now()
 	if err := w.cmd.Process.Signal(unix.SIGTERM); err != nil {
@@ -118,7 +118,6 @@ func (w *watcher) ends() map[string]any {
 	if took := time.Since(began); took > 2*time.Second {
 		w.t.Errorf("it took %v to end", took)
 	}
-	return nil
 }
 
 // A watched is a host whose protection is watched over.
@@ -245,15 +244,13 @@ func oddly(odd func(n int) bool) script {
 // TestWatchOddAnswers has backends that answer oddly once, now and then, and in turns with others behind one address.
 func TestWatchOddAnswers(t *testing.T) {
 	w := newTrier(t, rules.NFTables)
-	began := 0
 	impersonate(t, w.topo, map[uint16]script{
-		1: oddly(func(n int) bool { began = n; return n == 12 }),  // once
+		1: oddly(func(n int) bool { return n == 12 }),             // once
 		2: oddly(func(n int) bool { return n > 4 && n%40 == 0 }),  // now and then
 		3: oddly(func(n int) bool { return n%2 == 0 }),            // a pool, as it was
 		4: oddly(func(n int) bool { return n > 8 && n <= 8+4*3 }), // for some rounds, then no more
 		5: func(syn lab.Segment) []any { return []any{reply(syn, mss1400...)} },
 	})
-	_ = began
 	var args []string
 	for port := range uint16(5) {
 		args = append(args, netip.AddrPortFrom(impostorV4, port+1).String())

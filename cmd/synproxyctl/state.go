@@ -52,6 +52,9 @@ func writeStatus(w io.Writer, p paint, st *protect.Status, all bool) {
 	if st.Pending != nil {
 		rows = append(rows, []string{"on trial", "until " + st.Pending.Deadline.Local().Format(time.TimeOnly) + ", then back unless confirmed"})
 	}
+	if st.Watch != nil {
+		rows = append(rows, []string{"watched", fmt.Sprintf("by process %d, last at %s", st.Watch.PID, st.Watch.LastRound.Local().Format(time.TimeOnly))})
+	}
 	for _, s := range st.Sysctls {
 		have := s.Have
 		if !s.OK {

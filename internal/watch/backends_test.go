@@ -220,10 +220,10 @@ func TestAnswersBounded(t *testing.T) {
 }
 
 // bound is how many changes a time can have. Each that is not only towards what is safe for more doubles the time until
-// the next such one, up to a day; between them, safer options are at most a chain of a few: in these tests two values
-// for each of mss and SYN cookies, and three for the rest.
+// the next such one, up to a day; between them, safer options are at most a chain of a few: in these tests
+// of mss, window scale, SACK with timestamps, and SYN cookies.
 func bound(d time.Duration) int {
-	const chain = 6
+	const chain = 4
 	free := math.Log2(float64(longestHold/shortestHold)) + 2 + float64(d)/float64(longestHold)
 	return int(free) * chain
 }

@@ -53,7 +53,7 @@ type Daemon struct {
 	activities []*activity
 	done       chan func(now time.Time)
 	over       func() bool // whether Run is to end
-	busy       bool // something runs that must be alone
+	busy       bool        // something runs that must be alone
 	sum        Summary
 	fault      error
 }

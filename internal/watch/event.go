@@ -3,8 +3,6 @@ package watch
 import (
 	"fmt"
 	"log/slog"
-
-	"github.com/synproxyctl/synproxyctl/internal/protect"
 )
 
 // An Event is a change that is worth a line in the journal. Its code is stable.
@@ -17,17 +15,6 @@ type Event struct {
 
 func event(l slog.Level, code, hint, format string, args ...any) Event {
 	return Event{l, code, fmt.Sprintf(format, args...), hint}
-}
-
-// severity of an event in the terms of findings.
-func (e Event) severity() protect.Severity {
-	switch {
-	case e.Level >= slog.LevelError:
-		return protect.Bad
-	case e.Level >= slog.LevelWarn:
-		return protect.Warn
-	}
-	return protect.Info
 }
 
 // most is how many lines are written of what is of one kind; the rest is counted.
