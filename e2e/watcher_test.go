@@ -549,7 +549,7 @@ func TestWatchNotifies(t *testing.T) {
 		}
 	}
 	hear("READY=1")
-	hear("STATUS=active: 1 services")
+	hear("STATUS=active: 1 service")
 	for range 3 {
 		hear("WATCHDOG=1")
 	}

@@ -17,6 +17,14 @@ func event(l slog.Level, code, hint, format string, args ...any) Event {
 	return Event{l, code, fmt.Sprintf(format, args...), hint}
 }
 
+// count says how many there are of something.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 // most is how many lines are written of what is of one kind; the rest is counted.
 const most = 10
 

@@ -166,7 +166,7 @@ func (r *Rules) Mended(now time.Time, changes int, backend string, err error) []
 		}
 		return events
 	case changes > 0:
-		events = append(events, event(slog.LevelWarn, "mended", "", "mended: %d changes by %s, read back and right", changes, backend))
+		events = append(events, event(slog.LevelWarn, "mended", "", "mended: %s by %s, read back and right", count(changes, "change"), backend))
 	}
 	r.failed, r.seen = "", nil
 	for _, f := range r.told {

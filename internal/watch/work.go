@@ -233,7 +233,7 @@ func (d *Daemon) follow(now time.Time, c Conclusion, err error) {
 		d.tell(d.Backends.Followed(now, c)...)
 	case protect.CodeOf(err) == protect.NotApplied: // a person was faster
 	default:
-		d.tell(event(slog.LevelError, "follow-failed", protect.HintOf(err), "the rules do not follow %d backends: %v", len(c.Follow), err))
+		d.tell(event(slog.LevelError, "follow-failed", protect.HintOf(err), "the rules do not follow %s: %v", count(len(c.Follow), "backend"), err))
 		if d.Once {
 			d.fault = err
 		}
@@ -273,7 +273,7 @@ func (d *Daemon) reloading(time.Time) work {
 			case err == nil:
 				d.sum.Mended += len(done.Changes)
 				d.protects(protect.Active, done.Services)
-				d.tell(event(slog.LevelInfo, "reloaded", "", "the file was read and applied: %d services, %d changes by %s", len(done.Services), len(done.Changes), done.Backend))
+				d.tell(event(slog.LevelInfo, "reloaded", "", "the file was read and applied: %s, %s by %s", count(len(done.Services), "service"), count(len(done.Changes), "change"), done.Backend))
 			case errors.Is(err, errNothingToRead):
 				d.tell(event(slog.LevelInfo, "reloaded", "", "without -c FILE there is nothing to read anew; rules and backends are looked at"))
 				d.asked = time.Time{}
@@ -295,15 +295,15 @@ func (d *Daemon) reloading(time.Time) work {
 
 // status tells the service manager in a line how things are.
 func (d *Daemon) status() {
-	line := fmt.Sprintf("STATUS=%s: %d services", d.sum.State, len(d.services))
+	line := fmt.Sprintf("STATUS=%s: %s", d.sum.State, count(len(d.services), "service"))
 	if n := len(d.Rules.Open()); n > 0 {
-		line += fmt.Sprintf("; %d findings about the rules", n)
+		line += fmt.Sprintf("; %s about the rules", count(n, "finding"))
 	}
 	if differ, silent := d.Backends.Open(); differ+silent > 0 {
 		line += fmt.Sprintf("; backends: %d differ, %d silent", differ, silent)
 	}
 	if d.sum.Mended > 0 || d.sum.Followed > 0 {
-		line += fmt.Sprintf("; %d changes made, %d backends followed", d.sum.Mended, d.sum.Followed)
+		line += fmt.Sprintf("; %s made, %s followed", count(d.sum.Mended, "change"), count(d.sum.Followed, "backend"))
 	}
 	if line != d.line {
 		d.line = line
