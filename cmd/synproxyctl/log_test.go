@@ -51,7 +51,8 @@ func TestLogAuto(t *testing.T) {
 	for _, c := range []struct{ stream, want string }{
 		{fmt.Sprintf("%d:%d", st.Dev, st.Ino), `^<6>msg=hello\n$`},
 		{fmt.Sprintf("%d:%d", st.Dev, st.Ino+1), `^time=\S+ level=INFO msg=hello\n$`},
-		{"", `^time=`}, {"nonsense", `^time=`},
+		{"", `^time=`},
+		{"nonsense", `^time=`},
 	} {
 		t.Setenv("JOURNAL_STREAM", c.stream)
 		if err := f.Truncate(0); err != nil {

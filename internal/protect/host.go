@@ -79,6 +79,9 @@ func (h *Host) open() (store, error) {
 	return store{dir: RunDir, id: id}, nil
 }
 
+// ErrBusy means that another instance had the lock all the time.
+var ErrBusy = errors.New("another instance is changing this network namespace")
+
 // lock keeps other instances from this namespace until it is released.
 func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 	if err := s.makeFolder(); err != nil {
@@ -112,7 +115,7 @@ func (h *Host) lock(ctx context.Context, s store) (release func(), err error) {
 		return nil, context.Cause(ctx)
 	case err == nil, errors.Is(err, context.DeadlineExceeded):
 		return nil, Errorf(Conflict, "wait for it to end, or give it more time with --lock-timeout",
-			"another instance is changing this network namespace; waited %v", h.LockTimeout)
+			"%w; waited %v", ErrBusy, h.LockTimeout)
 	}
 	return nil, fmt.Errorf("lock %s: %w", l.Path(), err)
 }

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -153,8 +154,8 @@ func (r *Rules) enter(l Look) []Event {
 
 // Mended is told how mending went; changes is how much was changed.
 func (r *Rules) Mended(now time.Time, changes int, backend string, err error) []Event {
-	if err != nil && protect.CodeOf(err) == protect.NotApplied {
-		return nil // a person was faster; the next look tells
+	if gaveWay(err) {
+		return nil // the next look tells
 	}
 	pause := r.Temper.Made(now)
 	var events []Event
@@ -180,6 +181,12 @@ func (r *Rules) Mended(now time.Time, changes int, backend string, err error) []
 			"what is mended does not last: something on this host undoes it%s", waits(pause)))
 	}
 	return events
+}
+
+// gaveWay reports whether nothing was tried since a person was faster, or another
+// instance is at work.
+func gaveWay(err error) bool {
+	return err != nil && (protect.CodeOf(err) == protect.NotApplied || errors.Is(err, protect.ErrBusy))
 }
 
 func waits(pause time.Duration) string {

@@ -118,8 +118,10 @@ func TestMendedByNobody(t *testing.T) {
 	r := Rules{Mend: true}
 	now := time.Unix(1e9, 0)
 	for range 10 {
-		if e := r.Mended(now, 0, "", protect.Errorf(protect.NotApplied, "", "on trial")); e != nil {
-			t.Errorf("told %v", e)
+		for _, err := range []error{protect.Errorf(protect.NotApplied, "", "on trial"), protect.Errorf(protect.Conflict, "", "%w", protect.ErrBusy)} {
+			if e := r.Mended(now, 0, "", err); e != nil {
+				t.Errorf("told %v", e)
+			}
 		}
 	}
 	if !r.Temper.May(now) {

@@ -212,6 +212,9 @@ func (d *Daemon) mended(now time.Time, c Conclusion, done *protect.Applied, err 
 		d.protects(protect.Active, done.Services)
 	}
 	d.sum.Mended += changes
+	if d.Once && err != nil && !gaveWay(err) {
+		d.fault = err
+	}
 	switch {
 	case len(c.Follow) > 0:
 		d.follow(now, c, err)
@@ -231,12 +234,9 @@ func (d *Daemon) follow(now time.Time, c Conclusion, err error) {
 		c = c.made(d.services)
 		d.sum.Followed += len(c.Follow)
 		d.tell(d.Backends.Followed(now, c)...)
-	case protect.CodeOf(err) == protect.NotApplied: // a person was faster
+	case gaveWay(err):
 	default:
 		d.tell(event(slog.LevelError, "follow-failed", protect.HintOf(err), "the rules do not follow %s: %v", count(len(c.Follow), "backend"), err))
-		if d.Once {
-			d.fault = err
-		}
 	}
 }
 
