@@ -54,6 +54,7 @@ func TestNarrowIngress(t *testing.T) {
 			}
 			seen := sniff(t, topo.Client, lab.TCPPort(80))
 			mustDo(t, topo.Firewall, 0, "apply", web.String(), "--first", "client", "--interface", "eth2", "--interface", "eth0")
+			mustDo(t, topo.Firewall, 0, "verify", "--probe")
 			allGood(t, topo.Client, web, lab.LoadConfig{Connections: 3, Mode: lab.ClientFirst})
 			packets, err := seen.Stop()
 			if err != nil {
