@@ -56,6 +56,7 @@ command string
 results array
 results[] object
 results[].address string
+results[].connected bool|null
 results[].consistent bool
 results[].family string
 results[].iptables string

@@ -67,6 +67,10 @@ func TestProbeSynproxy(t *testing.T) {
 			}
 		}
 		tune(t, topo.Firewall, "net.netfilter.nf_conntrack_tcp_loose=0")
+		// Both proxies answer, but nobody stands behind the second.
+		mustDo(t, topo.Client, 0, "probe", "--expect", "proxied", "--connect", addrs[0].String())
+		mustDo(t, topo.Client, honestNo, "probe", "--expect", "proxied", "--connect", addrs[2].String())
+		mustDo(t, topo.Client, 0, "probe", "--connect", addrs[2].String())
 		for i, r := range ask(t, topo.Client, probe.Config{Connect: true}, addrs...) {
 			c := cases[i/4]
 			speaker := []probe.Speaks{probe.Server, probe.Client, "", ""}[i%4]
@@ -78,6 +82,9 @@ func TestProbeSynproxy(t *testing.T) {
 			}
 			if speaks(r) != speaker {
 				t.Errorf("SYNPROXY %s: speaks %q, want %q: %s", c.synproxy, speaks(r), speaker, show(r))
+			}
+			if stands := i%4 < 2; r.Connected == nil || *r.Connected != stands {
+				t.Errorf("SYNPROXY %s: connected is not %v: %s", c.synproxy, stands, show(r))
 			}
 		}
 	})

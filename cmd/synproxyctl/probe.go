@@ -39,7 +39,7 @@ var probeCommand = command{
 `,
 	flags: append(probeFlags(),
 		&cli.StringFlag{Name: "interface", Usage: "send by this interface, `IF`; for an address of this machine: the one that clients come in by"},
-		&cli.StringFlag{Name: "expect", Usage: "exit 3 unless every answer is this `ANSWER`, direct or proxied"},
+		&cli.StringFlag{Name: "expect", Usage: "exit 3 unless every answer is this `ANSWER`, direct or proxied; with --connect: and the connection reaches a server"},
 		&cli.BoolFlag{Name: "connect", DisableDefaultText: true, Usage: "also connect, to find out who speaks first"}),
 	do: runProbe,
 }
@@ -88,10 +88,13 @@ func runProbe(e env, c *cli.Context) (*answer, error) {
 		result: probed{results},
 		text:   func(w io.Writer, p paint) { writeProbe(w, p, results) },
 		no: slices.ContainsFunc(results, func(r probe.Result) bool {
-			return !r.Verdict.Usable() || expect != "" && r.Verdict != expect
+			return !r.Verdict.Usable() || expect != "" && (r.Verdict != expect || cfg.Connect && !reached(r))
 		}),
 	}, nil
 }
+
+// reached tells whether a connection got through to the server.
+func reached(r probe.Result) bool { return r.Connected != nil && *r.Connected }
 
 // saveMemory makes a run with very many targets spend some processor time,
 // which it has, on less memory, of which small machines have little: unless the

@@ -27,9 +27,10 @@ const (
 
 // heard is what one connection showed.
 type heard struct {
-	target int // index in run.all
-	speaks *Speaks
-	note   string
+	target    int // index in run.all
+	connected bool
+	speaks    *Speaks
+	note      string
 }
 
 // connect completes a handshake with every target that gave a usable answer, at the rate. The sockets are made here, on the calling thread,
@@ -46,7 +47,8 @@ func (r *run) connect(ctx context.Context) error {
 		open--
 		a := &r.all[h.target]
 		result := &r.results[a.first]
-		result.Speaks = h.speaks
+		stood := h.connected
+		result.Connected, result.Speaks = &stood, h.speaks
 		if h.note != "" {
 			result.note("%s", h.note)
 		}
@@ -162,15 +164,16 @@ func (c Config) hear(ctx context.Context, direct bool, conn *os.File) heard {
 	switch {
 	case n > 0:
 		server := Server
-		h.speaks = &server
+		h.connected, h.speaks = true, &server
 	case ctx.Err() != nil:
 		return h
 	case errors.Is(err, os.ErrDeadlineExceeded) && (direct || windowOpen(raw)):
 		client := Client
-		h.speaks = &client
+		h.connected, h.speaks = true, &client
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		h.note = "connect: the proxy completed the handshake, but no server stands behind it"
 	case errors.Is(err, io.EOF):
+		h.connected = true
 		h.note = "connect: the server closed the connection before anyone spoke"
 	default:
 		h.note = fmt.Sprintf("connect: %v", err)

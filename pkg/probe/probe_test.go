@@ -92,10 +92,11 @@ func TestLocalReason(t *testing.T) {
 func TestResultJSON(t *testing.T) {
 	server := Server
 	r := classify([]sample{answered(full, 14480, 10, 3)}, familyIPv4, limit{})
-	r.Target, r.Address, r.Port, r.Speaks = "192.0.2.42:80", "192.0.2.42", 80, &server
+	yes := true
+	r.Target, r.Address, r.Port, r.Connected, r.Speaks = "192.0.2.42:80", "192.0.2.42", 80, &yes, &server
 	const want = `{"target":"192.0.2.42:80","address":"192.0.2.42","port":80,"family":"ipv4","verdict":"direct",` +
 		`"options":{"mss":1460,"wscale":9,"sack_perm":true,"timestamps":true},"window":14480,"ttl":64,"rtt_us":400,` +
-		`"samples":1,"sent":1,"consistent":true,"variants":[],"speaks":"server",` +
+		`"samples":1,"sent":1,"consistent":true,"variants":[],"connected":true,"speaks":"server",` +
 		`"iptables":"--sack-perm --timestamp --mss 1460 --wscale 9","nft":"mss 1460 wscale 9 timestamp sack-perm"}`
 	got, err := json.Marshal(r)
 	if diff := cmp.Diff(want, string(got)); diff != "" || err != nil {
@@ -103,7 +104,7 @@ func TestResultJSON(t *testing.T) {
 	}
 	const silent = `{"target":"","address":"","port":0,"family":"ipv6","verdict":"no-reply",` +
 		`"options":{"mss":null,"wscale":null,"sack_perm":false,"timestamps":false},"window":null,"ttl":null,"rtt_us":null,` +
-		`"samples":0,"sent":0,"consistent":true,"variants":[],"speaks":null,"iptables":"","nft":""}`
+		`"samples":0,"sent":0,"consistent":true,"variants":[],"connected":null,"speaks":null,"iptables":"","nft":""}`
 	got, err = json.Marshal(classify(nil, familyIPv6, limit{}))
 	if diff := cmp.Diff(silent, string(got)); diff != "" || err != nil {
 		t.Errorf("error %v, (-want +got):\n%s", err, diff)

@@ -83,6 +83,9 @@ type Result struct {
 	Consistent bool `json:"consistent"`
 	// Variants lists the distinct answers, the most frequent first. It is empty, never nil, when Consistent is true.
 	Variants []Variant `json:"variants"`
+	// Connected tells whether a connection to the server stood, not only one to a proxy before it. Nil if it was not asked for
+	// ([Config.Connect]), or if no answer was usable.
+	Connected *bool `json:"connected"`
 	// Speaks is nil if it was not asked for ([Config.Connect]) or could not be found.
 	Speaks *Speaks `json:"speaks"`
 	// SYNCookies is true when the server itself is answering with SYN cookies (tcp_syncookies=2, or its queue is full).
