@@ -16,10 +16,10 @@ ARGS ?=
 # The linter's dependencies are no business of the module's.
 LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test full lint format fuzz soak demo bench clean
+.PHONY: help build test test-ansible full lint format fuzz soak demo bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 build: ## Build bin/synproxyctl, a static binary
 	CGO_ENABLED=0 go build -trimpath -o bin/synproxyctl ./cmd/synproxyctl
@@ -28,6 +28,11 @@ test: ## Install what is missing, then run all tests, on the real kernel in name
 	@scripts/setup test
 	@as=$$(scripts/privilege); set -x; \
 	go test -race -count=1 -timeout 40m $${as:+-exec "$$as"} $(PKGS)
+
+test-ansible: ## Install Ansible and an ssh server's files, and let it roll out to eight hosts of the lab by ssh
+	@scripts/setup ansible
+	@if ((EUID == 0)); then as=; else as="sudo --preserve-env env PATH=$$PATH"; fi; set -x; \
+	go test -count=1 -timeout 15m -v $${as:+-exec "$$as"} ./e2e -run '^TestAnsible' -ansible $(ARGS)
 
 full: ## Run the end-to-end tests with every combination of backend, place and mode, which takes more than an hour
 	@scripts/setup test
