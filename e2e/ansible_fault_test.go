@@ -51,12 +51,12 @@ func (f *fleet) lockedOut() {
 	until(f.t, "no guard is left", func() bool { return len((&trier{t: f.t, fw: m.Host}).guards()) == 0 })
 	after := m.state()
 	// The program has been installed; its configuration has not.
-	sameDump(f.t, before, withoutLine(after, installed))
+	sameDump(f.t, withoutLine(before, installed), withoutLine(after, installed))
 	if strings.Contains(after, "/etc/synproxyctl/config.yaml") {
 		f.t.Error("a configuration that was taken back is written down")
 	}
 	for _, other := range f.hosts[1:] {
-		sameDump(f.t, other.before, withoutLine(other.state(), installed))
+		sameDump(f.t, withoutLine(other.before, installed), withoutLine(other.state(), installed))
 	}
 	run(f.t, m.Host, "nft", "delete", "table", "inet", "strict")
 }
@@ -65,7 +65,7 @@ func (f *fleet) lockedOut() {
 func withoutLine(text, path string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(line, path+" ") && !strings.HasPrefix(line, "/etc/synproxyctl d") && !strings.HasPrefix(line, "/var/lib/synproxyctl") {
+		if !strings.HasPrefix(line, path+" ") && !strings.HasPrefix(line, "/etc/synproxyctl ") && !strings.HasPrefix(line, "/var/lib/synproxyctl") {
 			b.WriteString(line)
 		}
 	}
