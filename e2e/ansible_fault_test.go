@@ -117,7 +117,7 @@ func (f *fleet) mistakes() {
 		"Exec format error":                                      `{"synproxy_binary": "` + foreign + `"}`,
 		"could not find or access '/no/such/file'":               `{"synproxy_binary": "/no/such/file"}`,
 		"at most one of synproxy_binary, synproxy_package":       `{"synproxy_package": "synproxyctl"}`,
-		"x (10.88.1.2:81): the connection is refused":           `{"synproxy_services": [{"name": "x", "destinations": ["10.88.1.2"], "ports": [81]}]}`,
+		"x (10.88.1.2:81): the connection is refused":            `{"synproxy_services": [{"name": "x", "destinations": ["10.88.1.2"], "ports": [81]}]}`,
 		"leave -c, --try, --dry-run, --json and --no-verify out": `{"synproxy_apply_args": ["--try", "1s"]}`,
 	} {
 		p := f.play(false, rollout, "--limit", m.Name(), "-e", vars)

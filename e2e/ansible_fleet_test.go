@@ -2,8 +2,8 @@ package e2e
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
