@@ -15,9 +15,6 @@ import (
 	"github.com/synproxyctl/synproxyctl/internal/target"
 )
 
-// version is set by the linker.
-var version = "0.1.0-dev"
-
 // answer is what a command found or did.
 type answer struct {
 	result any                        // for --json; its fields become those of the object
@@ -32,11 +29,12 @@ type answer struct {
 type env struct {
 	streams
 	resolver target.Resolver
+	known    []command
 }
 
 // commands are all that there are.
 func commands() []command {
-	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, doctorCommand, configCheckCommand, configExampleCommand, configSchemaCommand, watchCommand, confirmCommand, revertCommand, demoCommand, guardCommand}
+	return []command{probeCommand, applyCommand, statusCommand, verifyCommand, doctorCommand, configCheckCommand, configExampleCommand, configSchemaCommand, watchCommand, confirmCommand, revertCommand, demoCommand, versionCommand, completionCommand, completeCommand, manCommand, guardCommand}
 }
 
 // action does the work of one command.
@@ -47,7 +45,7 @@ func run(ctx context.Context, args []string, s streams) int {
 	l, err := parseLine(args, commands())
 	var got *answer
 	if err == nil {
-		got, err = l.do(ctx, env{streams: s, resolver: net.DefaultResolver})
+		got, err = l.do(ctx, env{streams: s, resolver: net.DefaultResolver, known: commands()})
 	}
 	if got != nil && got.relayed != nil {
 		return *got.relayed
@@ -97,7 +95,8 @@ type command struct {
 	name, usage, args, help string
 	examples                string // command lines and what they are for; lines of at most 80 columns
 	flags                   []cli.Flag
-	hidden                  bool // not for people
+	words                   []string // what the argument may be, if it is one of few
+	hidden                  bool     // not for people
 	do                      action
 }
 

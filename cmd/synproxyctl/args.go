@@ -49,7 +49,7 @@ func parseLine(words []string, known []command) (line, error) {
 			l.args = append(l.args, word)
 		case word == "help":
 			l.help = true
-		case word == "version":
+		case word == "version" && !l.help:
 			l.version = true
 		default:
 			if err := l.take(word, known); err != nil {

@@ -29,15 +29,17 @@ func helpAnswer(c *command, group string) *answer {
 	}{b.String()}, b.String())
 }
 
-func versionAnswer() *answer {
-	return textAnswer(struct {
-		Version string `json:"version"`
-	}{version}, "synproxyctl "+version+"\n")
-}
-
 func textAnswer(result any, text string) *answer {
 	return &answer{result: result, text: func(w io.Writer, _ paint) { _, _ = io.WriteString(w, text) }}
 }
+
+// overviewExamples are the first lines of a new user.
+const overviewExamples = `  synproxyctl probe 192.0.2.1:443            what does the server answer?
+  synproxyctl apply 192.0.2.1:443 --dry-run  what would be changed?
+  synproxyctl apply 192.0.2.1:443            protect it, and nothing else
+  synproxyctl status                         how does it go?
+  synproxyctl revert                         take it away without a trace
+`
 
 func writeOverview(w io.Writer, all []command) {
 	fmt.Fprint(w, `synproxyctl protects TCP services from SYN floods with the kernel's SYNPROXY.
@@ -53,14 +55,8 @@ Commands:
 	}
 	fmt.Fprint(w, "\nFlags of every command:\n")
 	writeFlags(w, shared())
+	fmt.Fprintf(w, "\nExamples:\n%s", overviewExamples)
 	fmt.Fprint(w, `
-Examples:
-  synproxyctl probe 192.0.2.1:443            what does the server answer?
-  synproxyctl apply 192.0.2.1:443 --dry-run  what would be changed?
-  synproxyctl apply 192.0.2.1:443            protect it, and nothing else
-  synproxyctl status                         how does it go?
-  synproxyctl revert                         take it away without a trace
-
 More on a command: synproxyctl help COMMAND
 Exit status: 0 done, 1 failed and rolled back, 2 bad usage, 3 the honest no,
 4 not permitted, 5 not supported or a conflict, 6 the rollback failed too,
@@ -84,7 +80,7 @@ func writeHelp(w io.Writer, c command) {
 		usage += " " + c.args
 	}
 	fmt.Fprintf(w, "Usage: %s\n\n", usage)
-	writeWrapped(w, strings.ToUpper(c.usage[:1])+c.usage[1:]+".", 0)
+	writeWrapped(w, sentence(c.usage), 0)
 	if help := strings.TrimSpace(c.help); help != "" {
 		for _, paragraph := range strings.Split(help, "\n\n") {
 			fmt.Fprintln(w)
@@ -111,11 +107,7 @@ func writeFlags(w io.Writer, flags []cli.Flag) {
 		width = max(width, len(heads[i])+2)
 	}
 	for i, f := range flags {
-		text := usageOf(f)
-		if d, ok := f.(cli.DocGenerationFlag); ok && d.GetDefaultText() != "" && d.TakesValue() {
-			text += " (default: " + strings.Trim(d.GetDefaultText(), `"`) + ")"
-		}
-		writeItem(w, width, heads[i], text)
+		writeItem(w, width, heads[i], withDefault(f))
 	}
 	writeItem(w, width, "--help, -h", "show help")
 }
@@ -145,6 +137,23 @@ func usageOf(f cli.Flag) string {
 		return ""
 	}
 	return strings.ReplaceAll(d.GetUsage(), "`", "")
+}
+
+// withDefault says what a flag means, and what holds without it.
+func withDefault(f cli.Flag) string {
+	text := usageOf(f)
+	if d, ok := f.(cli.DocGenerationFlag); ok && d.GetDefaultText() != "" && d.TakesValue() {
+		text += " (default: " + strings.Trim(d.GetDefaultText(), `"`) + ")"
+	}
+	return text
+}
+
+// sentence makes a sentence of what a command or key is said to be.
+func sentence(text string) string {
+	if text == "" {
+		return ""
+	}
+	return strings.ToUpper(text[:1]) + strings.TrimSuffix(text[1:], ".") + "."
 }
 
 // writeItem writes a name and, from a column on, what it means.
