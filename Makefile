@@ -16,10 +16,10 @@ ARGS ?=
 # The linter's dependencies are no business of the module's.
 LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test test-ansible full lint format fuzz soak demo bench clean
+.PHONY: help build test test-ansible test-packages full lint format fuzz soak demo bench dist clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 build: ## Build bin/synproxyctl, a static binary
 	CGO_ENABLED=0 go build -trimpath -o bin/synproxyctl ./cmd/synproxyctl
@@ -66,6 +66,10 @@ bench: ## Install what is missing, measure everything against its peers (half an
 	go build -o bin/bench ./bench
 	@if ((EUID == 0)); then as=; else as="sudo --preserve-env env PATH=$$PATH"; fi; set -x; \
 	$$as ./bin/bench -program bin/synproxyctl $(ARGS)
+
+dist: ## Build static binaries and packages, .deb and .rpm, for amd64 and arm64; the same bytes for the same commit
+	@scripts/setup run
+	@scripts/dist
 
 clean: ## Remove what was built
 	rm -rf bin dist
