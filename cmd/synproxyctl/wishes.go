@@ -52,8 +52,11 @@ func readWishes(e env, c *cli.Context, like protect.Wish) (asked, error) {
 	if err != nil {
 		return asked{}, usage(err)
 	}
-	if err := checkInterfaces(file); err != nil {
-		return asked{}, err
+	// What is remembered is also for the boot, when they may be still to come.
+	if !c.Bool("cached") && !c.IsSet("max-age") {
+		if err := checkInterfaces(file); err != nil {
+			return asked{}, err
+		}
 	}
 	a := asked{wishes: make([]protect.Wish, len(items)), warmup: file.Warmup}
 	for i := range items {

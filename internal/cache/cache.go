@@ -57,12 +57,16 @@ type Answer struct {
 	Timestamps bool
 	SYNCookies bool // it answered with SYN cookies of its own
 	Speaks     Who
-	ProbedAt   time.Time
+	// Hook is where packets to the service passed then: input or forward; empty
+	// if that is not known. At boot the routes do not tell yet.
+	Hook     string
+	ProbedAt time.Time
 }
 
 // A Cache holds answers. The zero value is empty and ready to use.
 type Cache struct {
 	answers map[Key]Answer
+	hooks   map[place]Answer // the newest that has one; nil until it is asked for
 	// Dropped is how many entries were not such as a probe brings.
 	Dropped int
 }
@@ -73,6 +77,27 @@ func (c *Cache) Get(k Key) (Answer, bool) {
 	return a, ok
 }
 
+// place is where a backend is, and for whom.
+type place struct {
+	namespace string
+	at        netip.AddrPort
+}
+
+// Hook returns where packets to a backend's service passed when it was asked last,
+// whichever way; empty if that is not known.
+func (c *Cache) Hook(namespace string, at netip.AddrPort) string {
+	if c.hooks == nil {
+		c.hooks = map[place]Answer{}
+		for k, a := range c.answers {
+			p := place{k.Namespace, k.At}
+			if a.Hook != "" && (c.hooks[p].Hook == "" || a.ProbedAt.After(c.hooks[p].ProbedAt)) {
+				c.hooks[p] = a
+			}
+		}
+	}
+	return c.hooks[place{namespace, at}].Hook
+}
+
 // Len returns how many answers there are.
 func (c *Cache) Len() int { return len(c.answers) }
 
@@ -81,7 +106,7 @@ func (c *Cache) Put(k Key, a Answer) {
 	if c.answers == nil {
 		c.answers = map[Key]Answer{}
 	}
-	c.answers[k] = a
+	c.answers[k], c.hooks = a, nil
 }
 
 // entry is the form in which an answer is kept.
@@ -96,13 +121,14 @@ type entry struct {
 	Timestamps bool      `json:"timestamps"`
 	SYNCookies bool      `json:"syn_cookies,omitempty"`
 	Speaks     Who       `json:"speaks,omitempty"`
+	Hook       string    `json:"hook,omitempty"`
 	ProbedAt   time.Time `json:"probed_at"`
 }
 
 func entryOf(k Key, a Answer) entry {
 	e := entry{
 		k.Namespace, k.At.String(), k.Interface, "",
-		a.MSS, a.WScale, a.SACKPerm, a.Timestamps, a.SYNCookies, a.Speaks, a.ProbedAt,
+		a.MSS, a.WScale, a.SACKPerm, a.Timestamps, a.SYNCookies, a.Speaks, a.Hook, a.ProbedAt,
 	}
 	if k.Source.IsValid() {
 		e.Source = k.Source.String()
@@ -194,12 +220,12 @@ func (e entry) read() (Key, Answer, error) {
 			return k, Answer{}, err
 		}
 	}
-	a := Answer{e.MSS, e.WScale, e.SACKPerm, e.Timestamps, e.SYNCookies, e.Speaks, e.ProbedAt}
+	a := Answer{e.MSS, e.WScale, e.SACKPerm, e.Timestamps, e.SYNCookies, e.Speaks, e.Hook, e.ProbedAt}
 	addr := at.Addr()
 	switch {
 	case at.Port() == 0, addr.Is4In6(), addr.IsUnspecified(), addr.IsMulticast(),
 		a.MSS != nil && *a.MSS < minMSS, a.WScale != nil && *a.WScale > maxWScale,
-		!slices.Contains([]Who{NotAsked, Nobody, Client, Server}, a.Speaks),
+		!slices.Contains([]Who{NotAsked, Nobody, Client, Server}, a.Speaks), !slices.Contains([]string{"", "input", "forward"}, a.Hook),
 		a.ProbedAt.IsZero(), len(e.Namespace) > maxName, len(e.Interface) > maxName:
 		return k, a, errRange
 	}

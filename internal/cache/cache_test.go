@@ -88,6 +88,7 @@ func TestParseDrops(t *testing.T) {
 		{`:7,`, `:300,`},
 		{`"client"`, `"both"`},
 		{`"client"`, `3`},
+		{`"mss"`, `"hook":"output","mss"`},
 		{`192.0.2.1:80`, `192.0.2.1:0`},
 		{`192.0.2.1:80`, `192.0.2.1`},
 		{`192.0.2.1:80`, `www.example.com:80`},
@@ -106,6 +107,29 @@ func TestParseDrops(t *testing.T) {
 		if c := parse(bad + "," + good); c.Len() != 1 || c.Dropped != 1 {
 			t.Errorf("%s: %d kept, %d dropped", bad, c.Len(), c.Dropped)
 		}
+	}
+}
+
+// TestHook remembers where a service was by the newest answer, whichever way it came.
+func TestHook(t *testing.T) {
+	t.Parallel()
+	var c Cache
+	at := netip.MustParseAddrPort("192.0.2.1:80")
+	for i, hook := range []string{"forward", "input", ""} {
+		c.Put(Key{Namespace: "a", At: at, Interface: fmt.Sprint("eth", i)}, Answer{Hook: hook, ProbedAt: moment.Add(time.Duration(i) * time.Hour)})
+	}
+	got, err := Parse(strings.NewReader(written(t, &c)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*Cache{&c, got} {
+		if c.Hook("a", at) != "input" || c.Hook("b", at) != "" || c.Hook("a", netip.AddrPortFrom(at.Addr(), 81)) != "" {
+			t.Errorf("%q, %q", c.Hook("a", at), c.Hook("b", at))
+		}
+	}
+	c.Put(Key{Namespace: "b", At: at}, Answer{Hook: "input", ProbedAt: moment})
+	if c.Hook("b", at) != "input" {
+		t.Error("what was put later is not there")
 	}
 }
 

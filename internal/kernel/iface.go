@@ -3,6 +3,8 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -57,4 +59,16 @@ func InterfaceExists(name string) (bool, error) {
 		return false, fmt.Errorf("interface %s: %w", name, err)
 	}
 	return true, nil
+}
+
+// Alone reports whether no interface but loopback is up: nothing comes in, and
+// nothing goes out, as at boot before the network is there.
+func Alone() (bool, error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return false, fmt.Errorf("interfaces: %w", err)
+	}
+	return !slices.ContainsFunc(all, func(i net.Interface) bool {
+		return i.Flags&net.FlagUp != 0 && i.Flags&net.FlagLoopback == 0
+	}), nil
 }

@@ -1,6 +1,7 @@
 package protect
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -94,14 +95,29 @@ type way struct {
 	connect bool
 }
 
+// load reads what is remembered, if that may be used.
+func (m *Memory) load() {
+	if !m.uses() || m.known != nil {
+		return
+	}
+	if m.known, m.damaged = m.dir.Load(); m.damaged != nil {
+		m.known = &cache.Cache{}
+	}
+}
+
+// hook returns where packets to a service passed when its server was asked; empty
+// if that is not remembered. Before the network is up, the routes do not tell.
+func (m *Memory) hook(at netip.AddrPort) rules.Hook {
+	if !m.uses() {
+		return ""
+	}
+	m.load()
+	return rules.Hook(m.known.Hook(m.namespace, at))
+}
+
 // recall fills in what is known of the services, and returns who must be asked.
 func (m *Memory) recall(cfg probe.Config, wishes []Wish, services []Service) ([]inquiry, error) {
-	if m.uses() {
-		var err error
-		if m.known, err = m.dir.Load(); err != nil {
-			m.damaged, m.known = err, &cache.Cache{}
-		}
-	}
+	m.load()
 	var groups []inquiry
 	at := map[way]int{}
 	doors, narrow := doors{}, mtus{}
@@ -154,7 +170,7 @@ func (d doors) of(hook rules.Hook, interfaces []string) string {
 	}
 	names := strings.Join(interfaces, " ")
 	if d[names] == "" {
-		d[names] = narrowest(interfaces).Name
+		d[names] = cmp.Or(narrowest(interfaces).Name, interfaces[0]) // at boot they may be to come
 	}
 	return d[names]
 }
@@ -222,13 +238,13 @@ func (m *Memory) complete(cfg probe.Config, at netip.AddrPort, r *probe.Result) 
 }
 
 // learn notes an answer.
-func (m *Memory) learn(cfg probe.Config, at netip.AddrPort, r probe.Result) {
+func (m *Memory) learn(cfg probe.Config, s *Service, r probe.Result) {
 	if m == nil || r.Verdict != probe.Direct {
 		return
 	}
 	a := cache.Answer{
 		MSS: r.Options.MSS, WScale: r.Options.WScale, SACKPerm: r.Options.SACKPerm, Timestamps: r.Options.Timestamps,
-		SYNCookies: r.SYNCookies, ProbedAt: m.now.UTC().Truncate(time.Second),
+		SYNCookies: r.SYNCookies, Hook: string(s.Hook), ProbedAt: m.now.UTC().Truncate(time.Second),
 	}
 	switch {
 	case r.Speaks != nil:
@@ -236,7 +252,7 @@ func (m *Memory) learn(cfg probe.Config, at netip.AddrPort, r probe.Result) {
 	case cfg.Connect:
 		a.Speaks = cache.Nobody
 	}
-	m.learned.Put(m.key(cfg, at), a)
+	m.learned.Put(m.key(cfg, s.ProbeAt), a)
 }
 
 // Renew keeps what backends have answered when they were asked again for the
@@ -252,7 +268,7 @@ func (m *Memory) Renew(ctx context.Context, cfg probe.Config, answers []Answer) 
 	cfg.Connect = false
 	for _, a := range answers {
 		cfg.Interface = a.through
-		m.learn(cfg, a.Service.ProbeAt, a.Result)
+		m.learn(cfg, &a.Service, a.Result)
 		key := m.key(cfg, a.Service.ProbeAt)
 		before, _ := known.Get(key)
 		if now, ok := m.learned.Get(key); ok {

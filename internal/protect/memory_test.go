@@ -33,12 +33,12 @@ func TestMemoryCompletes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := &Memory{dir: cache.Dir(t.TempDir()), namespace: "test", now: time.Now()}
-			m.learn(asked, at, c.before)
+			m.learn(asked, &Service{ProbeAt: at}, c.before)
 			if found := m.Save(t.Context()); found != nil {
 				t.Fatal(found)
 			}
 			m.complete(c.cfg, at, &c.now)
-			m.learn(c.cfg, at, c.now)
+			m.learn(c.cfg, &Service{ProbeAt: at}, c.now)
 			if got, _ := m.learned.Get(m.key(c.cfg, at)); got.Speaks != c.want {
 				t.Errorf("%q speaks first, not %q", got.Speaks, c.want)
 			}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -58,7 +59,7 @@ func (w Wish) askAt() netip.AddrPort {
 // findings tell what a person should know of the answers. What the memory knows
 // is not asked again; it may be nil.
 func (h *Host) Resolve(ctx context.Context, cfg probe.Config, wishes []Wish, memory *Memory) ([]Service, []Finding, error) {
-	services, found, err := h.Sketch(ctx, wishes)
+	services, found, err := h.sketch(ctx, wishes, memory)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -83,15 +84,29 @@ func (h *Host) Resolve(ctx context.Context, cfg probe.Config, wishes []Wish, mem
 // Sketch turns wishes into services as far as that goes without asking a
 // backend. The findings tell what was found out of them.
 func (h *Host) Sketch(ctx context.Context, wishes []Wish) ([]Service, []Finding, error) {
+	return h.sketch(ctx, wishes, nil)
+}
+
+// sketch is [Host.Sketch]. With a memory that may be used, as at boot, routes and
+// interfaces need not be there yet.
+func (h *Host) sketch(ctx context.Context, wishes []Wish, memory *Memory) ([]Service, []Finding, error) {
 	out, err := lookOut(ctx, "", &h.routes)
 	if err != nil {
 		return nil, nil, err
 	}
 	services := make([]Service, len(wishes))
-	there := links{}
+	there, missing := links{}, map[string]bool{}
 	for i := range wishes {
-		if services[i], err = wishes[i].service(there); err != nil {
+		if services[i], err = wishes[i].service(); err != nil {
 			return nil, nil, err
+		}
+		for _, name := range wishes[i].Interfaces {
+			if l := there.of(name); l.err == nil && l.there {
+				continue
+			} else if l.err != nil || !memory.uses() {
+				return nil, nil, Errorf(Usage, "list them with: ip link", "interface %q does not exist here", name)
+			}
+			missing[name] = true
 		}
 	}
 	if slices.ContainsFunc(services, func(s Service) bool { return s.Hook == "" }) {
@@ -100,10 +115,17 @@ func (h *Host) Sketch(ctx context.Context, wishes []Wish) ([]Service, []Finding,
 		}
 	}
 	var found []Finding
+	for _, name := range slices.Sorted(maps.Keys(missing)) {
+		found = append(found, finding(Warn, "interface-missing", "see that the name is right: ip link",
+			"interface %q does not exist here: SYNs that come in by it are answered from when it does", name))
+	}
 	for i := range wishes {
 		s := &services[i]
 		if s.Hook == "" {
 			if s.Hook, err = h.routes.hook(s.Destination.Addr()); err != nil {
+				s.Hook = memory.hook(s.ProbeAt)
+			}
+			if s.Hook == "" {
 				return nil, nil, Errorf(Usage, "check the address, or say --hook forward or --hook input", "%s: %w", s.Name, err)
 			}
 		}
@@ -165,7 +187,7 @@ func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Servic
 	}
 	for k, i := range asked {
 		memory.complete(cfg, services[i].ProbeAt, &results[k])
-		memory.learn(cfg, services[i].ProbeAt, results[k])
+		memory.learn(cfg, &services[i], results[k])
 	}
 	var found []Finding
 	narrow := mtus{}
@@ -182,7 +204,7 @@ func ask(ctx context.Context, cfg probe.Config, wishes []Wish, services []Servic
 }
 
 // service returns what is known without asking anybody.
-func (w Wish) service(there links) (Service, error) {
+func (w Wish) service() (Service, error) {
 	if !w.complete() && !w.askAt().IsValid() {
 		return Service{}, Errorf(Usage, "name one of its servers with --probe-at ADDR:PORT, or give --mss, --wscale, --sack-perm and --timestamps",
 			"%s: a prefix has no single server to probe", w.Name)
@@ -197,11 +219,6 @@ func (w Wish) service(there links) (Service, error) {
 	w.override(&s.Options)
 	if !w.complete() {
 		s.Fixed = w.fixed()
-	}
-	for _, name := range w.Interfaces {
-		if l := there.of(name); l.err != nil || !l.there {
-			return s, Errorf(Usage, "list them with: ip link", "interface %q does not exist here", name)
-		}
 	}
 	return s, nil
 }

@@ -75,9 +75,15 @@ func (h *Host) connections(ctx context.Context, p *plan, o Order) (Earlier, erro
 		c.Routed = &n
 		return c, nil
 	}
+	alone, err := kernel.Alone()
+	if err != nil {
+		return c, err
+	}
 	switch {
 	case o.Warmup != nil:
 		c.Warmup = o.Warmup.Seconds()
+	case alone: // as at boot: there is nobody to be connected to
+		routed = false
 	case routed:
 		c.Warmup = warmupRouted.Seconds()
 	default:
