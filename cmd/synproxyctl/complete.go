@@ -215,6 +215,10 @@ var choices = map[string][]string{
 	"first":   {"auto", string(rules.FirstClient), string(rules.FirstServer)},
 	"expect":  {"direct", "proxied"},
 	"check":   {"report", "apply", "off"},
+	// Of watch.
+	"rules":      {"mend", "report"},
+	"options":    {"follow", "report"},
+	"log-format": {"auto", "text", "journal", "json"},
 }
 
 // valuesOf are the values that a flag takes, as far as they are known.
