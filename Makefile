@@ -34,6 +34,11 @@ test-ansible: ## Install Ansible and an ssh server's files, and let it roll out 
 	@if ((EUID == 0)); then as=; else as="sudo --preserve-env env PATH=$$PATH"; fi; set -x; \
 	go test -count=1 -timeout 15m -v $${as:+-exec "$$as"} ./e2e -run '^TestAnsible' -ansible $(ARGS)
 
+test-packages: ## Build the packages, and install, upgrade, purge and boot them in roots of their own; as root
+	@scripts/setup packages
+	@if ((EUID == 0)); then as=; else as="sudo --preserve-env env PATH=$$PATH"; fi; set -x; \
+	$$as go test -count=1 -timeout 10m -tags packages ./packaging/e2e $(ARGS)
+
 full: ## Run the end-to-end tests with every combination of backend, place and mode, which takes more than an hour
 	@scripts/setup test
 	@as=$$(scripts/privilege); set -x; \
