@@ -134,7 +134,7 @@ func (m *machine) read(path string) string {
 func (m *machine) files() string {
 	m.t.Helper()
 	var b strings.Builder
-	err := filepath.WalkDir(m.root, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(m.root, func(path string, _ fs.DirEntry, err error) error {
 		name := strings.TrimPrefix(path, m.root)
 		switch {
 		case err != nil:
