@@ -239,7 +239,7 @@ func (m *machine) watched() {
 	m.t.Helper()
 	m.do("systemctl", "start", "synproxyctl-check.service")
 	m.do("systemctl", "start", "synproxyctl-watch.service")
-	if s := m.do("systemctl", "show", "synproxyctl-watch", "--property=StatusText"); !strings.Contains(s, "protect") {
+	if s := m.do("systemctl", "show", "synproxyctl-watch", "--property=StatusText"); !strings.Contains(s, "active: 1 service") {
 		m.t.Errorf("the watcher says %q", s)
 	}
 	if out, err := m.try("systemctl", "is-active", "synproxyctl-check.timer"); err == nil {
