@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/synproxyctl/synproxyctl/internal/lab"
 )
@@ -192,7 +194,7 @@ func served(t *testing.T, topo *lab.Topology, at netip.AddrPort) {
 // talk is a connection that stays open.
 type talk struct {
 	t    *testing.T
-	conn io.ReadWriteCloser
+	conn *net.TCPConn
 }
 
 func begin(t *testing.T, topo *lab.Topology, at netip.AddrPort) talk {
@@ -209,6 +211,8 @@ func begin(t *testing.T, topo *lab.Topology, at netip.AddrPort) talk {
 
 func (k talk) say(line string) {
 	k.t.Helper()
+	const patience = 10 * time.Second
+	_ = k.conn.SetDeadline(time.Now().Add(patience)) // reading tells
 	if _, err := io.WriteString(k.conn, line); err != nil {
 		k.t.Fatalf("a connection that was open: %v", err)
 	}
