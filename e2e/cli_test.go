@@ -72,7 +72,7 @@ func TestFlagsStandAnywhere(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	s, _ := newCLI(t)
-	for _, name := range append(line("probe apply status verify revert confirm doctor demo"), "config check", "config example", "config schema") {
+	for _, name := range append(line("probe apply status top verify revert confirm doctor demo"), "config check", "config example", "config schema") {
 		stdout, _, exit := s.synproxyctl("", append([]string{"help"}, line(name)...)...)
 		if exit != 0 || !strings.Contains(stdout, "Usage: synproxyctl "+name) || !strings.Contains(stdout, "\nFlags:\n") || !strings.Contains(stdout, "\nExamples:\n") {
 			t.Errorf("help %s: exit %d\n%s", name, exit, stdout)

@@ -18,6 +18,18 @@ type terminal struct {
 
 func newTerminal(t testing.TB) *terminal {
 	t.Helper()
+	master, slave := openTerminal(t)
+	term := &terminal{slave, make(chan string, 1)}
+	go func() {
+		text, _ := io.ReadAll(master) // ends with EIO when the last slave is closed
+		term.seen <- string(text)
+	}()
+	return term
+}
+
+// openTerminal opens both ends of a new pseudo-terminal.
+func openTerminal(t testing.TB) (master, slave *os.File) {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -30,16 +42,11 @@ func newTerminal(t testing.TB) *terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	term := &terminal{slave, make(chan string, 1)}
-	go func() {
-		text, _ := io.ReadAll(master) // ends with EIO when the last slave is closed
-		term.seen <- string(text)
-	}()
-	return term
+	return master, slave
 }
 
 // text closes the terminal and returns what was written to it.

@@ -79,10 +79,6 @@ func serviceRow(s *protect.Service) []string {
 	if len(s.Interfaces) > 0 {
 		interfaces = strings.Join(s.Interfaces, ",")
 	}
-	name := s.String()
-	if s.Name != "" && s.Name != name {
-		name = s.Name + " (" + name + ")"
-	}
 	mode := string(s.Mode)
 	switch {
 	case s.To.IsValid():
@@ -95,13 +91,22 @@ func serviceRow(s *protect.Service) []string {
 		first = rules.FirstUnknown
 	}
 	row := []string{
-		printable(name), string(s.Hook), mode, interfaces, string(first), orDash(s.Options.MSS), orDash(s.Options.WScale),
+		printable(title(s)), string(s.Hook), mode, interfaces, string(first), orDash(s.Options.MSS), orDash(s.Options.WScale),
 		yesNo(s.Options.SACKPerm), yesNo(s.Options.Timestamps), source(s),
 	}
 	if s.Received != nil {
 		row = append(row, strconv.FormatUint(*s.Received, 10))
 	}
 	return row
+}
+
+// title is what people know a service by, and where it is.
+func title(s *protect.Service) string {
+	place := s.String()
+	if s.Name == "" || s.Name == place {
+		return place
+	}
+	return s.Name + " (" + place + ")"
 }
 
 // source tells where the options are from; of a cached answer also how old it is.
