@@ -262,6 +262,21 @@ state string
 +findings[].hint string
 +findings[].message string
 +findings[].severity string`
+	lastVerifyShape = `
+last_verify object
+last_verify.findings object
+last_verify.findings.error float64
+last_verify.findings.info float64
+last_verify.findings.warning float64
+last_verify.last_probe object
+last_verify.last_probe.asked float64
+last_verify.last_probe.differ float64
+last_verify.last_probe.silent float64
+last_verify.last_probe.time string
+last_verify.live bool
+last_verify.ok bool
+last_verify.probed bool
+last_verify.time string`
 	errorShape = `
 command string
 error object
@@ -288,16 +303,6 @@ func TestJSONShape(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s\nof %s", object["command"], diff, text)
 		}
 	}
-	check(s.exits(honestNo, "probe", "--connect", "--timeout", "200ms", web, local, server+":81", server+":82", server+":83"), probeShape)
-	// Without timestamps there is a finding.
-	apply := line("apply --interface eth0 --mss 1460 --wscale 7 --sack-perm --timestamps=false " + local + " " + web)
-	check(s.good(append(apply, "--dry-run")...), applyShape)
-	check(s.good(apply...), applyShape)
-	run(t, s.host, "nft", "flush chain ip synproxyctl SYNPROXYCTL_RAW_PREROUTING")
-	check(s.good("status"), statusShape)
-	check(s.exits(honestNo, "verify"), verifyShape)
-	check(s.good(line("doctor --interface eth0 "+local+" "+web)...), doctorShape)
-	check(s.exits(unsupported, "confirm"), errorShape)
 	part := func(object map[string]any, key, want string) {
 		t.Helper()
 		only := map[string]any{}
@@ -308,6 +313,17 @@ func TestJSONShape(t *testing.T) {
 			t.Errorf("%s of %s (-want +got):\n%s", key, object["command"], diff)
 		}
 	}
+	check(s.exits(honestNo, "probe", "--connect", "--timeout", "200ms", web, local, server+":81", server+":82", server+":83"), probeShape)
+	// Without timestamps there is a finding.
+	apply := line("apply --interface eth0 --mss 1460 --wscale 7 --sack-perm --timestamps=false " + local + " " + web)
+	check(s.good(append(apply, "--dry-run")...), applyShape)
+	check(s.good(apply...), applyShape)
+	run(t, s.host, "nft", "flush chain ip synproxyctl SYNPROXYCTL_RAW_PREROUTING")
+	check(s.good("status"), statusShape)
+	check(s.exits(honestNo, "verify", "--probe"), verifyShape)
+	part(s.good("status"), "last_verify", lastVerifyShape)
+	check(s.good(line("doctor --interface eth0 "+local+" "+web)...), doctorShape)
+	check(s.exits(unsupported, "confirm"), errorShape)
 	part(s.good(append(apply, "--try", "60s", "--dry-run")...), "pending", "") // nothing is pending of what was not done
 	tried := s.good(append(apply, "--try", "60s")...)
 	part(tried, "pending", pendingShape)

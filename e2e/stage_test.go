@@ -90,7 +90,8 @@ func (s *stage) sameFiles() {
 	}
 }
 
-// listing shows every file in /run/synproxyctl with its content, except for a lock that is empty.
+// listing shows every file in /run/synproxyctl with its content, except for a lock that is empty, and for notes, which
+// those leave who only look.
 func (s *stage) listing() string {
 	s.t.Helper()
 	var b strings.Builder
@@ -114,7 +115,7 @@ func (s *stage) listing() string {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		if len(content) == 0 && emptyLock.MatchString(e.Name()) {
+		if len(content) == 0 && emptyLock.MatchString(e.Name()) || note.MatchString(e.Name()) {
 			continue
 		}
 		fmt.Fprintf(&b, "%s: %s\n", e.Name(), content)
@@ -122,7 +123,10 @@ func (s *stage) listing() string {
 	return b.String()
 }
 
-var emptyLock = regexp.MustCompile(`^(cookie|inode)-\d+\.lock$`)
+var (
+	emptyLock = regexp.MustCompile(`^(cookie|inode)-\d+(\.notes)?\.lock$`)
+	note      = regexp.MustCompile(`^(cookie|inode)-\d+\.(verified|counted)$`)
+)
 
 // swap shows the program other programs than the host has: the scripts in the place of those of their names, and of
 // those that match the patterns none. In a script, REAL is the directory of the real ones.

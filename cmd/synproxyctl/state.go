@@ -55,6 +55,13 @@ func writeStatus(w io.Writer, p paint, st *protect.Status, all bool) {
 	if st.Watch != nil {
 		rows = append(rows, []string{"watched", fmt.Sprintf("by process %d, last at %s", st.Watch.PID, st.Watch.LastRound.Local().Format(time.TimeOnly))})
 	}
+	if v := st.LastVerify; v != nil {
+		how := p.good("ok")
+		if !v.OK {
+			how = p.of(protect.Bad, plural(v.Findings.Bad, "error"))
+		}
+		rows = append(rows, []string{"last verified", v.Time.Local().Format(time.DateTime) + ", " + how})
+	}
 	for _, s := range st.Sysctls {
 		have := s.Have
 		if !s.OK {

@@ -31,6 +31,9 @@ func (t *SynproxyTotal) Add(now SynproxyStats) {
 	t.Seen, t.Last = true, now
 }
 
+// Gone notes that the module is not loaded: when it is, it begins at zero.
+func (t *SynproxyTotal) Gone() { t.Seen, t.Last = true, SynproxyStats{} }
+
 // step returns what one counter went on by from last to now.
 func step(now, last uint64) uint64 {
 	if n := since(now, last); n < 1<<31 {

@@ -26,3 +26,14 @@ func TestSynproxyTotalCountsOn(t *testing.T) {
 		})
 	}
 }
+
+func TestSynproxyTotalWithoutModule(t *testing.T) {
+	var total SynproxyTotal
+	total.Gone()
+	total.Add(SynproxyStats{SYNReceived: 0xf0000000})
+	total.Gone()
+	total.Add(SynproxyStats{SYNReceived: 5}) // no wrap
+	if got := total.Total.SYNReceived; got != 0xf0000005 {
+		t.Errorf("%#x, want 0xf0000005", got)
+	}
+}

@@ -31,6 +31,7 @@ func (v *Verified) Live(ctx context.Context) error {
 			if !s.ProbeAt.IsValid() || s.ProbeAt.Port() != s.Port || !s.Destination.Contains(s.ProbeAt.Addr()) {
 				v.Findings = append(v.Findings, finding(Bad, "live-not-possible", "apply it with --probe-at ADDR:PORT, one of its servers",
 					"%s: not proven: which address of the network has a server is not known", s))
+				v.unproven++
 				continue
 			}
 			at = s.ProbeAt
@@ -47,6 +48,7 @@ func (v *Verified) Live(ctx context.Context) error {
 		}
 		v.Proofs = append(v.Proofs, p)
 		if r.Verdict != live.Proven {
+			v.unproven++
 			v.Findings = append(v.Findings, finding(Bad, "live-"+string(r.Code), hintOfProof(r), "%s: %s: %s", r.Target.Name, r.Verdict, r.Message))
 		}
 	}
@@ -54,6 +56,7 @@ func (v *Verified) Live(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("live proof: %w", err)
 	}
+	v.note(ctx)
 	return nil
 }
 

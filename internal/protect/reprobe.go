@@ -88,8 +88,13 @@ func (v *Verified) Probe(ctx context.Context, cfg probe.Config) error {
 		v.Findings = append(v.Findings, answers[i].drift()...)
 	}
 	v.OK = !bad(v.Findings)
+	v.probed = summed(answers)
+	v.note(ctx)
 	return nil
 }
+
+// direct reports whether the backend has answered.
+func (a *Answer) direct() bool { return a.Result.Verdict == probe.Direct }
 
 // drift compares an answer with what the rules announce.
 func (a *Answer) drift() []Finding {
@@ -98,7 +103,7 @@ func (a *Answer) drift() []Finding {
 	if !s.Follows() {
 		severity = Warn
 	}
-	if a.Result.Verdict != probe.Direct {
+	if !a.direct() {
 		return []Finding{finding(severity, "backend-"+string(a.Result.Verdict), "look after the server; the rules stay as they are", "%s: the backend's answer is %s", s, a.Result.Verdict)}
 	}
 	want, have := probe.Options(s.Options).IPTables(), probe.Options(a.Options).IPTables()

@@ -32,6 +32,7 @@ type Status struct {
 	Findings    []Finding            `json:"findings"`
 	Pending     *Pending             `json:"pending,omitempty"` // a change that awaits its confirmation
 	Watch       *Watching            `json:"watch,omitempty"`   // who watches; nil: nobody
+	LastVerify  *LastVerify          `json:"last_verify,omitempty"`
 }
 
 // count puts what the kernel has counted into the services.
@@ -65,7 +66,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	}
 	st := &Status{State: Absent, Services: Services{}, Findings: found}
 	if s, err := h.open(); err == nil {
-		st.Watch = s.watching()
+		st.Watch, st.LastVerify = s.watching(), s.lastVerify()
 	}
 	switch {
 	case bad(found):
@@ -77,7 +78,9 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	}
 	if rec != nil {
 		st.Backend, st.Services, st.Pending = rec.Backend, rec.Services, rec.Pending.view()
-		st.count(holds)
+		if !holds.Empty() { // what was not looked at has not counted nothing
+			st.count(holds)
+		}
 	}
 	if st.Sysctls, err = h.settings(); err != nil {
 		return nil, err

@@ -20,6 +20,9 @@ type Verified struct {
 	services []Service
 	state    State // empty: absent
 	onTrial  bool
+	store    store
+	probed   *LastProbe // nil: the backends were not asked
+	unproven int        // services without a proof
 }
 
 var errNoRecord = errors.New("no protection is applied in this network namespace")
@@ -47,7 +50,7 @@ const (
 )
 
 // Verify compares what the kernel holds with what was asked for. It changes
-// nothing. While another instance does, there is nothing to compare.
+// nothing but a note of how it went, see [LastVerify]. While another instance does, there is nothing to compare.
 func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 	if err := CanChange(); err != nil {
 		return nil, err
@@ -57,6 +60,9 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 		return nil, err
 	}
 	v := &Verified{Findings: found}
+	if v.store, err = h.open(); err != nil {
+		return nil, err
+	}
 	if rec != nil {
 		v.services, v.state, v.onTrial = rec.Services, Active, rec.Pending != nil
 		if rec.Draining {
@@ -90,6 +96,7 @@ func (h *Host) Verify(ctx context.Context) (*Verified, error) {
 		v.Findings = append(v.Findings, finding(Bad, "not-applied", "use synproxyctl apply", "%v", errNoRecord))
 	}
 	v.OK = !bad(v.Findings)
+	v.note(ctx)
 	return v, nil
 }
 

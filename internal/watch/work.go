@@ -127,6 +127,9 @@ func (d *Daemon) asking(began time.Time) work {
 	return func(ctx context.Context) func(time.Time) {
 		answers, err := protect.Reprobe(ctx, d.Probe, services)
 		took := time.Since(began)
+		if err == nil && all {
+			d.Host().NoteProbe(ctx, answers)
+		}
 		return func(now time.Time) {
 			if err != nil && d.over() {
 				return
