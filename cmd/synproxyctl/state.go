@@ -14,16 +14,27 @@ import (
 
 var statusCommand = command{
 	name: "status", usage: "show what is protected and how it goes",
-	help: "Exits 0 whatever the state; use verify to act on it.",
+	help: `Exits 0 whatever the state; use verify to act on it.
+
+With --prometheus it writes metrics to a file for the textfile collector of node_exporter, which must end in .prom. The file is
+replaced in one step, and stays as it was if anything fails. What they mean is in docs/metrics.md.`,
 	examples: `
   watch -n 1 synproxyctl status
   synproxyctl status --json | jq .counters
+  synproxyctl status --prometheus /var/lib/prometheus/node-exporter/synproxyctl.prom
 `,
-	flags: []cli.Flag{allFlag()},
-	do:    runStatus,
+	flags: []cli.Flag{
+		allFlag(),
+		&cli.StringFlag{Name: "prometheus", Usage: "write metrics to `FILE`, instead of showing anything; -: to standard output"},
+		maxServicesFlag(),
+	},
+	do: runStatus,
 }
 
 func runStatus(_ env, c *cli.Context) (*answer, error) {
+	if c.IsSet("prometheus") {
+		return runStatusMetrics(c)
+	}
 	h, err := host(c)
 	if err != nil {
 		return nil, err

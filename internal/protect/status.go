@@ -20,6 +20,9 @@ const (
 	Drifted  State = "drifted"
 )
 
+// ConnectionsUnknown is the code of the finding that proxied connections could not be counted.
+const ConnectionsUnknown = "connections-unknown"
+
 // Status is the outcome of [Host.Status].
 type Status struct {
 	State       State                `json:"state"`
@@ -95,7 +98,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	if st.Connections.Proxied, err = kernel.AliveProxied(ctx, nil); err != nil {
-		st.Findings = append(st.Findings, finding(Warn, "connections-unknown", "", "proxied connections could not be counted: %v", err))
+		st.Findings = append(st.Findings, finding(Warn, ConnectionsUnknown, "", "proxied connections could not be counted: %v", err))
 	}
 	return st, nil
 }
