@@ -34,7 +34,7 @@ type env struct {
 
 // commands are all that there are.
 func commands() []command {
-	return []command{probeCommand, applyCommand, statusCommand, topCommand, verifyCommand, doctorCommand, configCheckCommand, configExampleCommand, configSchemaCommand, watchCommand, confirmCommand, revertCommand, demoCommand, serviceInstallCommand, serviceRemoveCommand, versionCommand, completionCommand, completeCommand, manCommand, guardCommand}
+	return []command{probeCommand, applyCommand, statusCommand, topCommand, verifyCommand, doctorCommand, configCheckCommand, configExampleCommand, configSchemaCommand, watchCommand, exporterCommand, confirmCommand, revertCommand, demoCommand, serviceInstallCommand, serviceRemoveCommand, versionCommand, completionCommand, completeCommand, manCommand, guardCommand}
 }
 
 // action does the work of one command.
