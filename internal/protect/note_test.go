@@ -85,7 +85,11 @@ func TestCountingOnTogether(t *testing.T) {
 	const begin, each, many = 0xfffffff0, 7, 40
 	var kernelCounter atomic.Uint32
 	kernelCounter.Store(begin)
+	loaded := true
 	read := func() (kernel.SynproxyStats, error) {
+		if !loaded {
+			return kernel.SynproxyStats{}, fs.ErrNotExist
+		}
 		return kernel.SynproxyStats{SYNReceived: uint64(kernelCounter.Add(each))}, nil
 	}
 	var wg sync.WaitGroup
@@ -97,7 +101,8 @@ func TestCountingOnTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	got, err := s.countOn(t.Context(), func() (kernel.SynproxyStats, error) { return kernel.SynproxyStats{}, fs.ErrNotExist })
+	loaded = false
+	got, err := s.countOn(t.Context(), read)
 	if want := uint64(begin + each*many); err != nil || got.Total.SYNReceived != want {
 		t.Errorf("counted %#x, want %#x; %v", got.Total.SYNReceived, want, err)
 	}

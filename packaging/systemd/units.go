@@ -6,5 +6,5 @@ import "embed"
 
 // Units are the units by their file names, and modules-load.conf.
 //
-//go:embed *.service *.timer modules-load.conf
+//go:embed *.service *.socket *.timer modules-load.conf
 var Units embed.FS
