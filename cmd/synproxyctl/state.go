@@ -21,7 +21,7 @@ replaced in one step, and stays as it was if anything fails. What they mean is i
 	examples: `
   watch -n 1 synproxyctl status
   synproxyctl status --json | jq .counters
-  synproxyctl status --prometheus /var/lib/prometheus/node-exporter/synproxyctl.prom
+  synproxyctl status --prometheus /var/lib/node_exporter/synproxyctl.prom
 `,
 	flags: []cli.Flag{
 		allFlag(),
