@@ -18,7 +18,7 @@ var serviceInstallCommand = command{
 	name: "service install", usage: "protect from boot on, by systemd",
 	help: `Writes the units of systemd, unless a package has brought them, and enables them: from the next boot on, what the configuration
 says is protected before the network is up; with --now at once. A timer looks after it every quarter of an hour, or, with --watch, a
-program that stays. Again, it changes nothing; with other flags, it changes what they say.`,
+program that stays. With --exporter, Prometheus finds metrics on loopback. Again, it changes nothing; with other flags, it changes what they say.`,
 	examples: `
   synproxyctl service install --now
   synproxyctl service install -c /srv/services.yaml --check apply
@@ -28,6 +28,7 @@ program that stays. Again, it changes nothing; with other flags, it changes what
 		&cli.StringFlag{Name: "config", Aliases: []string{"c"}, Value: service.Config, Usage: "what is protected is in `FILE`"},
 		&cli.StringFlag{Name: "check", Value: "report", Usage: "what the timer does about drift, `POLICY`: report (its unit fails), apply, or off for no timer"},
 		&cli.BoolFlag{Name: "watch", DisableDefaultText: true, Usage: "look after it all the time, in place of the timer"},
+		&cli.BoolFlag{Name: "exporter", DisableDefaultText: true, Usage: "also tell Prometheus metrics, on 127.0.0.1:9961"},
 		&cli.BoolFlag{Name: "now", DisableDefaultText: true, Usage: "also start it now"},
 		rootFlag(),
 		&cli.BoolFlag{Name: "dry-run", DisableDefaultText: true, Usage: "only show what would be done"},
@@ -69,6 +70,9 @@ func runServiceInstall(_ env, c *cli.Context) (*answer, error) {
 		wanted = append(wanted, service.Watch)
 	case check != "off":
 		wanted = append(wanted, service.Check)
+	}
+	if c.Bool("exporter") {
+		wanted = append(wanted, service.Exporter)
 	}
 	s, err := systemOf(c)
 	if err != nil {

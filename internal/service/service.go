@@ -84,7 +84,7 @@ func (s System) Install(ctx context.Context, w Wish, wanted []string, now bool) 
 	if err := s.reload(ctx, d); err != nil {
 		return d, err
 	}
-	for _, unit := range []string{Boot, Check, Watch} {
+	for _, unit := range []string{Boot, Check, Watch, Exporter} {
 		on := false
 		for _, one := range wanted {
 			on = on || one == unit
@@ -110,7 +110,7 @@ func (s System) Remove(ctx context.Context, revert bool) (*Done, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, unit := range []string{Watch, Check, Boot} {
+	for _, unit := range []string{Socket, Exporter, Watch, Check, Boot} {
 		if err := s.enable(ctx, d, unit, false); err != nil {
 			return d, err
 		}

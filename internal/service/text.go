@@ -11,9 +11,13 @@ import (
 
 // The units.
 const (
-	Boot  = "synproxyctl.service"
-	Check = "synproxyctl-check.timer"
-	Watch = "synproxyctl-watch.service"
+	Boot     = "synproxyctl.service"
+	Check    = "synproxyctl-check.timer"
+	Watch    = "synproxyctl-watch.service"
+	Exporter = "synproxyctl-exporter.service"
+	// Socket is for administrators who want the exporter elsewhere than on
+	// loopback; only Remove knows it.
+	Socket = "synproxyctl-exporter.socket"
 )
 
 // What the packages' units say.

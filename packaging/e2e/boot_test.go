@@ -243,6 +243,10 @@ func (m *machine) watched() {
 		m.t.Errorf("the timer runs beside the watcher: %s", out)
 	}
 	m.do("systemctl", "reload", "synproxyctl-watch")
+	m.do("systemctl", "start", "synproxyctl-exporter.service")
+	if text := m.do("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9961; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3`); !strings.Contains(text, `synproxyctl_state{state="active"} 1`) {
+		m.t.Errorf("the exporter says:\n%s", text)
+	}
 	m.do("dpkg", "-i", m.put("two", "deb")) // a running watcher becomes the new version
 	if s := m.ask("status"); s["state"] != "active" || m.do("systemctl", "is-active", "synproxyctl-watch") != "active\n" {
 		m.t.Errorf("after an upgrade: %v", s)

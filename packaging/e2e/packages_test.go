@@ -207,6 +207,10 @@ func TestUnits(t *testing.T) {
 	if fmt.Sprint(watch["enabled"], watch["disabled"]) != "[synproxyctl-watch.service] [synproxyctl-check.timer]" {
 		t.Errorf("--watch: %v", watch)
 	}
+	exported := install("--watch", "--exporter")
+	if fmt.Sprint(exported["enabled"], exported["disabled"]) != "[synproxyctl-exporter.service] []" {
+		t.Errorf("--exporter: %v", exported)
+	}
 	other := install("-c", "/root/own.yaml", "--check", "apply")
 	if text := m.read("/etc/systemd/system/synproxyctl.service"); fmt.Sprint(other["written"]) == "[]" || !strings.Contains(text, "apply -c /root/own.yaml ") || !strings.Contains(text, "ProtectHome=read-only") {
 		t.Errorf("%v:\n%s", other, text)
