@@ -48,7 +48,7 @@ func findingCodes(t *testing.T) []string {
 	t.Helper()
 	var codes []string
 	own := constants(t, ".", "")
-	for _, call := range calls(t, ".", "finding") {
+	for _, call := range callsOfFinding(t) {
 		prefix, code := "", call.Args[1]
 		if sum, ok := code.(*ast.BinaryExpr); ok {
 			prefix, code = literal(sum.X), sum.Y
@@ -109,13 +109,13 @@ func sources(t *testing.T, dir string) []*ast.File {
 	return files
 }
 
-func calls(t *testing.T, dir, function string) []*ast.CallExpr {
+func callsOfFinding(t *testing.T) []*ast.CallExpr {
 	t.Helper()
 	var found []*ast.CallExpr
-	for _, f := range sources(t, dir) {
+	for _, f := range sources(t, ".") {
 		ast.Inspect(f, func(n ast.Node) bool {
 			if call, ok := n.(*ast.CallExpr); ok {
-				if name, ok := call.Fun.(*ast.Ident); ok && name.Name == function {
+				if name, ok := call.Fun.(*ast.Ident); ok && name.Name == "finding" {
 					found = append(found, call)
 				}
 			}
