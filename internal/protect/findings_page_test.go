@@ -27,7 +27,9 @@ func TestFindingsPage(t *testing.T) {
 		}
 		told[m[1]] = true
 	}
-	codes := findingCodes(t)
+	codes := slices.Concat(findingCodes(t), writtenCodes(t, "../watch"), writtenCodes(t, "../config"), writtenCodes(t, "../../cmd/synproxyctl"))
+	slices.Sort(codes)
+	codes = slices.Compact(codes)
 	if len(codes) < 50 {
 		t.Fatalf("only %d codes found in the sources: the search is broken", len(codes))
 	}
@@ -85,8 +87,42 @@ func findingCodes(t *testing.T) []string {
 			codes = append(codes, prefix+v)
 		}
 	}
-	slices.Sort(codes)
-	return slices.Compact(codes)
+	return codes
+}
+
+// writtenCodes reads the codes that another package writes into findings, and
+// into the faults of a file, which "config check" tells as findings.
+func writtenCodes(t *testing.T, dir string) []string {
+	t.Helper()
+	var codes []string
+	for _, f := range sources(t, dir) {
+		ast.Inspect(f, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.KeyValueExpr:
+				if key, ok := n.Key.(*ast.Ident); ok && key.Name == "Code" {
+					codes = append(codes, literal(n.Value))
+				}
+			case *ast.CallExpr:
+				// fault(at, code, ...) and its kin, whatever they are methods of
+				name := ""
+				switch of := n.Fun.(type) {
+				case *ast.Ident:
+					name = of.Name
+				case *ast.SelectorExpr:
+					name = of.Sel.Name
+				}
+				if slices.Contains([]string{"fault", "bad", "alone"}, name) && len(n.Args) > 3 {
+					codes = append(codes, literal(n.Args[1]))
+				}
+			}
+			return true
+		})
+	}
+	codes = slices.DeleteFunc(codes, func(code string) bool { return code == "" }) // handed on
+	if len(codes) == 0 {
+		t.Fatalf("no codes in %s: the search is broken", dir)
+	}
+	return codes
 }
 
 func sources(t *testing.T, dir string) []*ast.File {
