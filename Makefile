@@ -16,7 +16,7 @@ ARGS ?=
 # The linter's dependencies are no business of the module's.
 LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test test-ansible test-packages full lint format fuzz soak demo bench dist clean
+.PHONY: help build test test-ansible test-packages full lint format pictures fuzz soak demo bench dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ lint: ## Check the style, the arrows between packages, and that go.mod is tidy
 
 format: ## Format the Go files as the linter wants them
 	$(LINT) fmt ./...
+
+pictures: ## Draw the pictures of docs/how-it-works.md
+	go generate ./docs/pictures
 
 fuzz: ## Run every fuzz target for FUZZTIME (5m; a short round: make fuzz FUZZTIME=10s)
 	@scripts/fuzz $(FUZZTIME)
