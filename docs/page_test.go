@@ -94,3 +94,44 @@ func TestExamplesInTheKernel(t *testing.T) {
 		t.Error(results, err)
 	}
 }
+
+// The table of how-it-works.md has each chain that rules of ours can be in.
+func TestChainsAreTold(t *testing.T) {
+	page := read(t, "how-it-works.md")
+	table := page[strings.Index(page, "### What stands where"):strings.Index(page, "## The states")]
+	var services []rules.Service
+	for i, hook := range []rules.Hook{rules.Input, rules.Forward} {
+		for j, mode := range []rules.Mode{rules.ModeTracked, rules.ModeNotrack} {
+			s := rules.Service{Destination: netip.MustParsePrefix("192.0.2.1/32"), Port: uint16(1 + 10*i + j), Hook: hook, Mode: mode, SynCookies: j == 0}
+			if mode == rules.ModeNotrack {
+				s.To = netip.MustParseAddrPort("198.51.100.1:80")
+			}
+			plain := s
+			plain.Port, plain.To = s.Port+5, netip.AddrPort{}
+			services = append(services, s, plain)
+		}
+	}
+	policy := rules.Policy{Services: services, Window: true}
+	if err := policy.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	told := func(name string) {
+		if !regexp.MustCompile("[ `]" + name + "[ `|,]").MatchString(table) {
+			t.Errorf("how-it-works.md does not say what stands in %s", name)
+		}
+	}
+	for _, r := range policy.Rules(rules.NFT) {
+		if jump, ok := r.Target.(rules.Jump); ok && jump.Chain != "" {
+			if !regexp.MustCompile(`(?m)^\|[^|]*\| ` + string(r.Table) + ` [^|]*` + r.Chain + `[^|]*\| [^|]*` + jump.Chain).MatchString(table) {
+				t.Errorf("how-it-works.md has no row for %s %s, %s", r.Table, r.Chain, jump.Chain)
+			}
+			continue
+		}
+		told(r.Chain)
+	}
+	for _, r := range policy.Rules(rules.NFTables) {
+		if r.Table != rules.Objects {
+			told(r.NFTName())
+		}
+	}
+}
