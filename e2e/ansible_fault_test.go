@@ -3,8 +3,11 @@ package e2e
 import (
 	"debug/elf"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,11 +25,13 @@ const invalidFirst = `table inet strict {
 
 // TestAnsibleFaults has hosts that lock themselves out, controllers that die, and people who err.
 func TestAnsibleFaults(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 3)
 	f.install()
 	f.lockedOut()
 	f.dies()
 	f.mistakes()
+	f.service()
 	f.plain()
 }
 
@@ -102,13 +107,19 @@ func (f *fleet) soon(what string, ok func() bool) {
 	}
 }
 
-// mistakes has a message for each.
+// mistakes has a message for each. They are all made in one run, on one host by many names.
 func (f *fleet) mistakes() {
 	f.t.Helper()
 	m := f.hosts[0]
 	stands := m.state()
 	foreign := f.foreignBinary()
-	for want, vars := range map[string]string{
+	var inventory strings.Builder
+	path, err := program()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	inventory.WriteString(strings.ReplaceAll(inventoryHead, "BINARY", path))
+	mistakes := map[string]string{
 		"value of synproxy_state must be one of":                 `{"synproxy_state": "gone"}`,
 		"give either synproxy_services":                          `{"synproxy_services": []}`,
 		"5 seconds or more for synproxy_try":                     `{"synproxy_try": 2}`,
@@ -119,12 +130,58 @@ func (f *fleet) mistakes() {
 		"at most one of synproxy_binary, synproxy_package":       `{"synproxy_package": "synproxyctl"}`,
 		"x (10.88.1.2:81): the connection is refused":            `{"synproxy_services": [{"name": "x", "destinations": ["10.88.1.2"], "ports": [81]}]}`,
 		"leave -c, --try, --dry-run, --json and --no-verify out": `{"synproxy_apply_args": ["--try", "1s"]}`,
-	} {
-		p := f.play(false, rollout, "--limit", m.Name(), "-e", vars)
-		if !strings.Contains(strings.ToLower(p.text), strings.ToLower(want)) {
-			f.t.Errorf("%s: does not say %q:\n%s", vars, want, p.text)
+	}
+	wanted := slices.Sorted(maps.Keys(mistakes))
+	for i, want := range wanted {
+		fmt.Fprintf(&inventory, "    m%d: {ansible_host: %s, %s\n", i, m.addr, strings.TrimPrefix(mistakes[want], "{"))
+	}
+	f.write("mistakes.yml", inventory.String())
+	p := f.play(false, rollout, "-i", f.dir+"/mistakes.yml", serial(len(wanted)))
+	for i, want := range wanted {
+		name := fmt.Sprintf("m%d", i)
+		said := regexp.MustCompile(`(?m)^(fatal|failed): \[` + name + `\]: .*` + `(?i:` + regexp.QuoteMeta(want) + `)`)
+		if c := p.hosts[name]; c["failed"] != 1 || !said.MatchString(p.text) {
+			f.t.Errorf("%s: %v, does not say %q:\n%s", mistakes[want], c, want, p.text)
 		}
-		sameDump(f.t, stands, m.state())
+	}
+	sameDump(f.t, stands, m.state())
+}
+
+// service has the units enabled and disabled by a systemctl that finds no systemd to talk to, since it is in a chroot.
+func (f *fleet) service() {
+	f.t.Helper()
+	m := f.hosts[2]
+	before := m.state()
+	on := []string{"--limit", m.Name(), `-e{"synproxy_service": true, "synproxy_service_check": "watch", "synproxy_service_now": false}`}
+	p := f.play(false, rollout, on...)
+	if !strings.Contains(p.text, "systemd does not run here; hint: ") {
+		f.t.Errorf("does not say that there is no systemd:\n%s", p.text)
+	}
+	sameDump(f.t, withoutLine(before, installed), withoutLine(m.state(), installed))
+	if _, err := m.inside("mkdir", "-p", "/run/systemd/system"); err != nil {
+		f.t.Fatal(err)
+	}
+	changes := func(args ...string) int {
+		return f.play(true, rollout, append(on, args...)...).hosts[m.Name()]["changed"]
+	}
+	enabled := func() string {
+		out, _ := m.inside("systemctl", "is-enabled", "synproxyctl.service", "synproxyctl-watch.service", "synproxyctl-check.timer")
+		return strings.Join(strings.Fields(out), " ")
+	}
+	foreseen := changes("--check")
+	if got := changes(); got != foreseen || enabled() != "enabled enabled disabled" {
+		f.t.Errorf("foresaw %d changes, made %d; units: %s", foreseen, got, enabled())
+	}
+	if got := changes(); got != 0 {
+		f.t.Errorf("the second run has changed %d", got)
+	}
+	gone := "-esynproxy_state=absent"
+	foreseen = changes(gone, "--check")
+	if got := changes(gone); got != foreseen || strings.Contains(enabled(), "enabled") {
+		f.t.Errorf("foresaw %d changes, made %d; units: %s", foreseen, got, enabled())
+	}
+	if left := m.files(); strings.Contains(left, "synproxyctl.service") || strings.Contains(left, "synproxyctl-") {
+		f.t.Errorf("units are left:\n%s", left)
 	}
 }
 
@@ -150,7 +207,6 @@ func (f *fleet) foreignBinary() string {
 // plain runs the play that does without the role.
 func (f *fleet) plain() {
 	f.t.Helper()
-	const plain = "synproxyctl.synproxyctl.plain"
 	m := f.hosts[1]
 	f.write("plain.yaml", "version: 1\nservices:\n  - {name: web, destinations: ["+m.addr.String()+"], ports: [80], first: server}\n")
 	args := []string{"--limit", m.Name(), "-econfig=" + f.dir + "/plain.yaml"}

@@ -12,7 +12,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const rollout = "synproxyctl.synproxyctl.rollout"
+// The playbooks of the collection.
+const (
+	rollout = "synproxyctl.synproxyctl.rollout"
+	plain   = "synproxyctl.synproxyctl.plain"
+)
 
 // inOneGo lets a roll-out have no batches.
 var inOneGo = serial(8)
@@ -35,10 +39,12 @@ func (f *fleet) install() {
 		f.t.Fatalf("built %v, %v", built, err)
 	}
 	f.ansible(true, "ansible-galaxy", "collection", "install", "--offline", "-p", f.dir+"/collections", built[0])
+	f.ansible(true, "ansible-playbook", "--syntax-check", rollout, plain)
 }
 
 // TestAnsible takes a fleet through a life with the role.
 func TestAnsible(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 8)
 	f.install()
 	f.lint()
