@@ -136,7 +136,9 @@ func (f *fleet) mistakes() {
 		fmt.Fprintf(&inventory, "    m%d: {ansible_host: %s, %s\n", i, m.addr, strings.TrimPrefix(mistakes[want], "{"))
 	}
 	f.write("mistakes.yml", inventory.String())
-	p := f.play(false, rollout, "-i", f.dir+"/mistakes.yml", serial(len(wanted)))
+	// The play of the roll-out ends with the first that fails.
+	f.write("each.yml", "- hosts: synproxy\n  gather_facts: false\n  roles: [synproxyctl.synproxyctl.synproxy]\n")
+	p := f.play(false, f.dir+"/each.yml", "-i", f.dir+"/mistakes.yml")
 	for i, want := range wanted {
 		name := fmt.Sprintf("m%d", i)
 		said := regexp.MustCompile(`(?m)^(fatal|failed): \[` + name + `\]: .*` + `(?i:` + regexp.QuoteMeta(want) + `)`)
