@@ -174,9 +174,10 @@ func (f *fleet) service() {
 	if got := changes(); got != foreseen || enabled() != "enabled enabled disabled" {
 		f.t.Errorf("foresaw %d changes, made %d; units: %s", foreseen, got, enabled())
 	}
-	if got := changes(); got != 0 {
-		f.t.Errorf("the second run has changed %d", got)
-	}
+	// The count says nothing: in a chroot, systemctl takes every unit for active, so that the timer is stopped each time.
+	stands := m.state()
+	changes()
+	sameDump(f.t, stands, m.state())
 	gone := "-esynproxy_state=absent"
 	foreseen = changes(gone, "--check")
 	if got := changes(gone); got != foreseen || strings.Contains(enabled(), "enabled") {
