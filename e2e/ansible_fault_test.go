@@ -56,21 +56,21 @@ func (f *fleet) lockedOut() {
 	until(f.t, "no guard is left", func() bool { return len((&trier{t: f.t, fw: m.Host}).guards()) == 0 })
 	after := m.state()
 	// The program has been installed; its configuration has not.
-	sameDump(f.t, withoutLine(before, installed), withoutLine(after, installed))
+	sameDump(f.t, withoutProgram(before), withoutProgram(after))
 	if strings.Contains(after, "/etc/synproxyctl/config.yaml") {
 		f.t.Error("a configuration that was taken back is written down")
 	}
 	for _, other := range f.hosts[1:] {
-		sameDump(f.t, withoutLine(other.before, installed), withoutLine(other.state(), installed))
+		sameDump(f.t, withoutProgram(other.before), withoutProgram(other.state()))
 	}
 	run(f.t, m.Host, "nft", "delete", "table", "inet", "strict")
 }
 
-// withoutLine leaves the lines out that tell of a file, of the directory of the configuration, and of what backends have answered.
-func withoutLine(text, path string) string {
+// withoutProgram leaves the lines out that tell of a file, of the directory of the configuration, and of what backends have answered.
+func withoutProgram(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(line, path+" ") && !strings.HasPrefix(line, "/etc/synproxyctl ") && !strings.HasPrefix(line, "/var/lib/synproxyctl") {
+		if !strings.HasPrefix(line, installed+" ") && !strings.HasPrefix(line, "/etc/synproxyctl ") && !strings.HasPrefix(line, "/var/lib/synproxyctl") {
 			b.WriteString(line)
 		}
 	}
@@ -159,7 +159,7 @@ func (f *fleet) service() {
 	if !strings.Contains(p.text, "systemd does not run here; hint: ") {
 		f.t.Errorf("does not say that there is no systemd:\n%s", p.text)
 	}
-	sameDump(f.t, withoutLine(before, installed), withoutLine(m.state(), installed))
+	sameDump(f.t, withoutProgram(before), withoutProgram(m.state()))
 	if _, err := m.inside("mkdir", "-p", "/run/systemd/system"); err != nil {
 		f.t.Fatal(err)
 	}

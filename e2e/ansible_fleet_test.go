@@ -311,7 +311,7 @@ func (f *fleet) play(good bool, book string, args ...string) played {
 // inside runs a program within the host's own file system.
 func (m *managed) inside(args ...string) (string, error) {
 	pid := strconv.Itoa(m.sshd)
-	return m.Host.Run(m.t.Context(), "nsenter", slices.Concat([]string{"--target", pid, "--mount", "--root", "--wd=/", "--"}, args)...)
+	return m.Run(m.t.Context(), "nsenter", slices.Concat([]string{"--target", pid, "--mount", "--root", "--wd=/", "--"}, args)...)
 }
 
 const installed = "/usr/local/sbin/synproxyctl"
