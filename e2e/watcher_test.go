@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,8 +23,7 @@ type watcher struct {
 	t    *testing.T
 	cmd  *lab.Command
 	out  strings.Builder
-	mu   sync.Mutex
-	text strings.Builder
+	said transcript
 }
 
 // hasty is for tests, whose hosts change faster than real ones.
@@ -47,14 +45,14 @@ func watchesAs(t *testing.T, host *lab.Host, env []string, more ...string) *watc
 	t.Cleanup(cancel)
 	w := &watcher{t: t, cmd: host.Command(ctx, path, slices.Concat(hasty, more)...)}
 	w.cmd.Env = append(os.Environ(), env...)
-	w.cmd.Stdout, w.cmd.Stderr = &w.out, w
+	w.cmd.Stdout, w.cmd.Stderr = &w.out, &w.said
 	if err := w.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = w.cmd.Close()
 		if t.Failed() {
-			t.Logf("the watcher said:\n%s", w.said())
+			t.Logf("the watcher said:\n%s", w.said.String())
 		}
 	})
 	until(t, "it watches", func() bool {
@@ -64,23 +62,10 @@ func watchesAs(t *testing.T, host *lab.Host, env []string, more ...string) *watc
 	return w
 }
 
-// Write takes what the watcher says.
-func (w *watcher) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.text.Write(p)
-}
-
-func (w *watcher) said() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.text.String()
-}
-
 // count tells how often it has told something.
 func (w *watcher) count(code string) int {
 	n := 0
-	for line := range strings.Lines(w.said()) {
+	for line := range strings.Lines(w.said.String()) {
 		var object struct{ Code string }
 		if json.Unmarshal([]byte(line), &object) == nil && object.Code == code {
 			n++
@@ -358,7 +343,7 @@ func TestWatchFight(t *testing.T) {
 	if n := wt.count("mended"); n != 3 || wt.count("mending-undone") != 1 {
 		t.Errorf("mended %d times, told %d times", n, wt.count("mending-undone"))
 	}
-	if n := strings.Count(wt.said(), "\n"); n > 20 {
+	if n := strings.Count(wt.said.String(), "\n"); n > 20 {
 		t.Errorf("%d lines", n)
 	}
 	wt.ends()
