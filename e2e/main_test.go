@@ -35,7 +35,7 @@ var tools = []string{
 	"iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy",
 	"iptables-nft-save", "iptables-legacy-save", "ip6tables-nft-save", "ip6tables-legacy-save",
 	"iptables-nft-restore", "iptables-legacy-restore", "nft", "ipset", "conntrack", "ip", "tc", "nstat",
-	"ufw", "firewalld", "firewall-cmd", "dbus-daemon",
+	"ufw", "firewalld", "firewall-cmd", "dbus-daemon", "curl",
 }
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
