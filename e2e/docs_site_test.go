@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -50,8 +51,8 @@ esac
 exec %s "$@"
 `
 
-// newSite makes the lab of a document: "server" has its services on the host itself, "router" on one behind it. More words
-// name what else is there: "ufw", "firewalld", "docker".
+// newSite makes the lab of a document: "server" has its services on the host itself, "router" on one behind it,
+// "docker" in a container. More words name the firewalls that are there: "ufw", "firewalld".
 func newSite(t *testing.T, name string) *site {
 	t.Helper()
 	words := strings.Fields(name)
@@ -69,6 +70,8 @@ func newSite(t *testing.T, name string) *site {
 		s.server(t)
 	case "router":
 		s.router(t)
+	case "docker":
+		s.docker(t)
 	default:
 		t.Fatalf("there is no lab %q", words[0])
 	}
@@ -92,7 +95,7 @@ func newSite(t *testing.T, name string) *site {
 }
 
 // siteDescriptors are those by which a session holds the namespaces of the other hosts.
-var siteDescriptors = map[string]int{"client": 7, "backend": 8}
+var siteDescriptors = map[string]int{"client": 7, "backend": 8, "container": 9}
 
 // elsewhere runs a command on another host.
 func (s *site) elsewhere(t *testing.T, host, command string) string {
@@ -103,8 +106,21 @@ func (s *site) elsewhere(t *testing.T, host, command string) string {
 	return fmt.Sprintf("nsenter --net=/proc/self/fd/%d bash -c '%s'", siteDescriptors[host], strings.ReplaceAll(command, "'", `'\''`))
 }
 
-// siteExtras are shell commands that bring up what belongs to others.
-var siteExtras = map[string]string{}
+// siteExtras are shell commands that bring up firewalls of others, with the state of a fresh installation.
+var siteExtras = map[string]string{
+	"ufw": "for file in " + ufwFiles + "; do cat /usr/share/ufw/$file >/etc/ufw/$file; done\n" +
+		"cat >/etc/default/ufw <<'END'\n" + ufwDefaults + "END\n",
+	"firewalld": "cat >$WORK/bus.conf <<'END'\n" + firewalldBus + "END\n" +
+		"cat >/etc/firewalld/firewalld.conf <<'END'\n" + fmt.Sprintf(firewalldConf, "nftables") + "END\n" +
+		`rm -rf /etc/firewalld/zones/* /etc/firewalld/policies/*
+mount -t tmpfs tmpfs /var/log
+mkdir /run/dbus
+dbus-daemon --config-file="$WORK/bus.conf" --nofork --nopidfile >"$WORK/bus.log" 2>&1 &
+until test -S /run/dbus/system_bus_socket; do sleep 0.05; done
+firewalld --nofork --nopid >"$WORK/firewalld.log" 2>&1 &
+until firewall-cmd --state >"$WORK/state" 2>&1; do sleep 0.1; done
+`,
+}
 
 // Addresses of the documentation's hosts. The services are on the server, or behind the router.
 var (
@@ -148,6 +164,20 @@ func (s *site) router(t *testing.T) {
 		t.Fatal(err)
 	}
 	serveDocs(t, host["backend"])
+}
+
+// docker makes a host of Docker with its rules, a container, and a client.
+func (s *site) docker(t *testing.T) {
+	t.Helper()
+	l, host := s.lab(t, "server", "client", "container")
+	join(t, l, lab.Port{Host: host["client"], Name: "eth0", Addresses: siteClient}, lab.Port{Host: s.host, Name: "eth0", Addresses: prefixes("192.0.2.1/24 192.0.2.2/24")})
+	join(t, l, lab.Port{Host: host["container"], Name: "eth0", Addresses: prefixes("172.17.0.2/16")}, lab.Port{Host: s.host, Name: "docker0", Addresses: prefixes("172.17.0.1/16")})
+	if err := errors.Join(host["container"].AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("172.17.0.1")), s.host.Forward()); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer("eth1", "docker0", "$SERVICE", "172.17.0.2", "$TARGET", "172.17.0.2", "$INSIDE", "172.17.0.0/16", "$LOOPBACK", "127.0.0.0/8").Replace(dockerRules)
+	runInput(t, s.host, text, "iptables-nft-restore", "--noflush", "-w", "5")
+	serveDocs(t, host["container"])
 }
 
 // lab makes the hosts of a site.

@@ -87,7 +87,14 @@ func (d *document) checkFiles(t *testing.T) {
 			continue
 		}
 		dir := t.TempDir()
-		for name, text := range map[string]string{"config.yaml": strings.Join(b.body, "\n") + "\n", "fleet.txt": "192.0.2.77:80\n"} {
+		files := map[string]string{"fleet.txt": "192.0.2.77:80\n"}
+		for _, other := range d.blocks {
+			if other.file != "" {
+				files[filepath.Base(other.file)] = strings.Join(other.body, "\n") + "\n"
+			}
+		}
+		files["config.yaml"] = strings.Join(b.body, "\n") + "\n"
+		for name, text := range files {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}

@@ -10,6 +10,19 @@ import (
 	"github.com/synproxyctl/synproxyctl/pkg/rules"
 )
 
+// ufwFiles are those of the package.
+const ufwFiles = "before.rules before6.rules after.rules after6.rules user.rules user6.rules ufw.conf before.init after.init"
+
+const ufwDefaults = `IPV6=yes
+DEFAULT_INPUT_POLICY="DROP"
+DEFAULT_OUTPUT_POLICY="ACCEPT"
+DEFAULT_FORWARD_POLICY="DROP"
+DEFAULT_APPLICATION_POLICY="SKIP"
+MANAGE_BUILTINS=no
+IPT_SYSCTL=/etc/ufw/sysctl.conf
+IPT_MODULES=""
+`
+
 // ufw is a real ufw with a configuration of its own.
 func (s *stand) ufw() *annex {
 	s.Helper()
@@ -17,7 +30,7 @@ func (s *stand) ufw() *annex {
 	// The package's own files, which every user may read.
 	const pristine = "/usr/share/ufw"
 	a.mount("/etc/ufw")
-	for _, name := range []string{"before.rules", "before6.rules", "after.rules", "after6.rules", "user.rules", "user6.rules", "ufw.conf", "before.init", "after.init"} {
+	for _, name := range strings.Fields(ufwFiles) {
 		text, err := os.ReadFile(filepath.Join(pristine, name))
 		if err != nil {
 			s.Fatal(err)
@@ -26,15 +39,7 @@ func (s *stand) ufw() *annex {
 	}
 	a.write("/etc/ufw/sysctl.conf", "net/ipv4/conf/all/accept_redirects=0\n")
 	a.write("/etc/ufw/applications.d/none", "")
-	a.write("/etc/default/ufw", `IPV6=yes
-DEFAULT_INPUT_POLICY="DROP"
-DEFAULT_OUTPUT_POLICY="ACCEPT"
-DEFAULT_FORWARD_POLICY="DROP"
-DEFAULT_APPLICATION_POLICY="SKIP"
-MANAGE_BUILTINS=no
-IPT_SYSCTL=/etc/ufw/sysctl.conf
-IPT_MODULES=""
-`)
+	a.write("/etc/default/ufw", ufwDefaults)
 	a.mounts = append(a.mounts, "mount --bind "+a.dir+"/etc/default/ufw /etc/default/ufw")
 	a.Cleanup(func() {
 		if text, err := os.ReadFile("/etc/ufw/user.rules"); err == nil && strings.Contains(string(text), lab.AttackerV4.String()) {
