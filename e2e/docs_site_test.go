@@ -171,7 +171,7 @@ func (s *site) docker(t *testing.T) {
 	t.Helper()
 	l, host := s.lab(t, "server", "client", "container")
 	join(t, l, lab.Port{Host: host["client"], Name: "eth0", Addresses: siteClient}, lab.Port{Host: s.host, Name: "eth0", Addresses: prefixes("192.0.2.1/24 192.0.2.2/24")})
-	join(t, l, lab.Port{Host: host["container"], Name: "eth0", Addresses: prefixes("172.17.0.2/16")}, lab.Port{Host: s.host, Name: "docker0", Addresses: prefixes("172.17.0.1/16")})
+	join(t, l, lab.Port{Host: host["container"], Name: "eth0", Addresses: prefixes("172.17.0.2/16 172.17.0.3/16")}, lab.Port{Host: s.host, Name: "docker0", Addresses: prefixes("172.17.0.1/16")})
 	if err := errors.Join(host["container"].AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("172.17.0.1")), s.host.Forward()); err != nil {
 		t.Fatal(err)
 	}
