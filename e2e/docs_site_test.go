@@ -34,7 +34,7 @@ layers=lowerdir=/etc,upperdir=$WORK/upper,workdir=$WORK/work
 mount -t overlay overlay -o "$layers,userxattr" /etc 2>/dev/null || mount -t overlay overlay -o "$layers" /etc
 mkdir -p /etc/synproxyctl /var/lib/synproxyctl
 mount -t tmpfs -o mode=0700 tmpfs /var/lib/synproxyctl
-mount -t tmpfs tmpfs /run
+mount -t tmpfs -o mode=0755 tmpfs /run
 cd "$WORK/home"
 for program in modprobe rmmod; do # of the kernel, which all share
 	if path=$(type -P $program); then mount --bind "$(type -P true)" "$(readlink -f "$path")"; fi
@@ -108,13 +108,14 @@ func (s *site) elsewhere(t *testing.T, host, command string) string {
 
 // siteExtras are shell commands that bring up firewalls of others, with the state of a fresh installation.
 var siteExtras = map[string]string{
-	"ufw": "for file in " + ufwFiles + "; do cat /usr/share/ufw/$file >/etc/ufw/$file; done\n" +
-		"cat >/etc/default/ufw <<'END'\n" + ufwDefaults + "END\n",
-	"firewalld": "cat >$WORK/bus.conf <<'END'\n" + firewalldBus + "END\n" +
+	"ufw": "mount -t tmpfs -o mode=0755 tmpfs /etc/ufw; mkdir /etc/ufw/applications.d\n" +
+		"for file in " + ufwFiles + "; do cat /usr/share/ufw/$file >/etc/ufw/$file; done\n" +
+		"echo net/ipv4/conf/all/accept_redirects=0 >/etc/ufw/sysctl.conf\n" +
+		"cat >\"$WORK/ufw\" <<'END'\n" + ufwDefaults + "END\n" + "mount --bind \"$WORK/ufw\" /etc/default/ufw\n",
+	"firewalld": "mount -t tmpfs -o mode=0755 tmpfs /etc/firewalld; mount -t tmpfs -o mode=0755 tmpfs /var/log\n" +
+		"cat >\"$WORK/bus.conf\" <<'END'\n" + firewalldBus + "END\n" +
 		"cat >/etc/firewalld/firewalld.conf <<'END'\n" + fmt.Sprintf(firewalldConf, "nftables") + "END\n" +
-		`rm -rf /etc/firewalld/zones/* /etc/firewalld/policies/*
-mount -t tmpfs tmpfs /var/log
-mkdir /run/dbus
+		`mkdir /run/dbus
 dbus-daemon --config-file="$WORK/bus.conf" --nofork --nopidfile >"$WORK/bus.log" 2>&1 &
 until test -S /run/dbus/system_bus_socket; do sleep 0.05; done
 firewalld --nofork --nopid >"$WORK/firewalld.log" 2>&1 &
