@@ -16,13 +16,17 @@ ARGS ?=
 # The linter's dependencies are no business of the module's.
 LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test test-ansible test-packages full lint format pictures fuzz soak demo bench dist clean
+.PHONY: help build generate test test-ansible test-packages full lint format pictures fuzz soak demo bench dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 build: ## Build bin/synproxyctl, a static binary
 	CGO_ENABLED=0 go build -trimpath -o bin/synproxyctl ./cmd/synproxyctl
+
+generate: ## Compile the BPF program anew, after a change of its source
+	@scripts/setup test
+	go generate ./internal/accel
 
 test: ## Install what is missing, then run all tests, on the real kernel in namespaces of their own
 	@scripts/setup test

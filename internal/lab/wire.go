@@ -48,15 +48,17 @@ func frame(dst, src net.HardwareAddr, packet []byte) []byte {
 	return append(f, packet...)
 }
 
-// Send puts one Ethernet frame on a link of the host, past its routing and its firewall.
-func (h *Host) Send(iface string, data []byte) error {
+// Send puts Ethernet frames on a link of the host, past its routing and its firewall.
+func (h *Host) Send(iface string, frames ...[]byte) error {
 	p, err := h.port(iface)
 	if err != nil {
 		return err
 	}
 	fd, err := h.openPacket(p.index, 0, nil)
 	if err == nil {
-		err = unix.Sendto(fd, data, 0, &unix.SockaddrLinklayer{Ifindex: p.index})
+		for i := 0; i < len(frames) && err == nil; i++ {
+			err = unix.Sendto(fd, frames[i], 0, &unix.SockaddrLinklayer{Ifindex: p.index})
+		}
 		unix.Close(fd)
 	}
 	if err != nil {
