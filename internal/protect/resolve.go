@@ -122,7 +122,7 @@ func (h *Host) sketch(ctx context.Context, wishes []Wish, memory *Memory) ([]Ser
 	for i := range wishes {
 		s := &services[i]
 		if s.Hook == "" {
-			if s.Hook, err = h.routes.hook(s.Destination.Addr()); err != nil {
+			if s.Hook, err = h.routes.hook(s.sample()); err != nil {
 				s.Hook = memory.hook(s.ProbeAt)
 			}
 			if s.Hook == "" {

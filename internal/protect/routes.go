@@ -32,7 +32,7 @@ func (r *routes) ask(ctx context.Context, services []Service) error {
 	}
 	dsts := make([]netip.Addr, 0, len(services))
 	for i := range services {
-		dsts = append(dsts, services[i].Destination.Addr())
+		dsts = append(dsts, services[i].sample())
 		if to := services[i].To; to.IsValid() {
 			dsts = append(dsts, to.Addr())
 		}
@@ -55,7 +55,7 @@ func (r *routes) know(services []Service) bool {
 	}
 	for i := range services {
 		s := &services[i]
-		if !known(s.Destination.Addr()) || s.To.IsValid() && !known(s.To.Addr()) {
+		if !known(s.sample()) || s.To.IsValid() && !known(s.To.Addr()) {
 			return false
 		}
 	}
@@ -102,4 +102,22 @@ func (l links) of(name string) link {
 		l[name] = one
 	}
 	return one
+}
+
+// sample returns an address of the destination by which routes tell where all
+// of it is. The first of a network is none: it belongs to the network itself,
+// or to any router of it (RFC 4291, section 2.6.1), as the last of IPv4 is for
+// all. So it is who is asked for the options, else the first of the upper half.
+func (s *Service) sample() netip.Addr {
+	first := s.Destination.Addr()
+	switch at := s.ProbeAt.Addr(); {
+	case s.Destination.IsSingleIP():
+		return first
+	case s.Destination.Contains(at):
+		return at
+	}
+	bytes := first.AsSlice()
+	bytes[s.Destination.Bits()/8] |= 0x80 >> (s.Destination.Bits() % 8)
+	upper, _ := netip.AddrFromSlice(bytes)
+	return upper
 }

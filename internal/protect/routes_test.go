@@ -46,3 +46,25 @@ func TestRoutesAreAskedOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestSample(t *testing.T) {
+	for _, tt := range []struct{ destination, at, want string }{
+		{"192.0.2.1/32", "", "192.0.2.1"},
+		{"2001:db8::1/128", "", "2001:db8::1"},
+		{"192.0.2.0/24", "", "192.0.2.128"},
+		{"192.0.2.0/31", "", "192.0.2.1"},
+		{"0.0.0.0/0", "", "128.0.0.0"},
+		{"2001:db8::/64", "", "2001:db8:0:0:8000::"},
+		{"2001:db8::/127", "", "2001:db8::1"},
+		{"2001:db8::/64", "[2001:db8::10]:80", "2001:db8::10"},
+		{"2001:db8::/64", "[2001:db8:1::10]:80", "2001:db8:0:0:8000::"},
+	} {
+		s := Service{Service: rules.Service{Destination: netip.MustParsePrefix(tt.destination)}}
+		if tt.at != "" {
+			s.ProbeAt = netip.MustParseAddrPort(tt.at)
+		}
+		if got := s.sample(); got.String() != tt.want {
+			t.Errorf("%+v: %s", tt, got)
+		}
+	}
+}

@@ -50,7 +50,7 @@ func routing(f rules.Family, services []Service, out outlook) ([]Finding, error)
 // server returns the interface by which the service's server is reached; empty
 // if it is this host, or cannot be reached.
 func (r *router) server(s *Service) string {
-	at := s.Destination.Addr()
+	at := s.sample()
 	if s.To.IsValid() {
 		at = s.To.Addr()
 	}
