@@ -184,7 +184,6 @@ func TestDoctorOnKernelFeatures(t *testing.T) {
 
 // TestDoctorOnAFullTable fills the connection tracking table with an unprotected flood.
 func TestDoctorOnAFullTable(t *testing.T) {
-	t.Parallel()
 	topo := newTopology(t)
 	web := input4.serve(t, topo, 80, lab.ServerConfig{Mode: lab.ClientFirst})
 	fw := topo.Firewall

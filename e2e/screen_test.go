@@ -49,7 +49,10 @@ func (s *stage) show(width, height int, env []string, args ...string) *screen {
 			scr.mu.Unlock()
 		}
 	}()
-	s.t.Cleanup(func() { _, _ = slave.Close(), scr.emu.Close() })
+	s.t.Cleanup(func() {
+		_ = slave.Close()
+		_ = scr.emu.InputPipe().(io.Closer).Close() // which ends the first copy; the emulator's Close is no match for its Read (v0.1.0)
+	})
 	scr.cmd = s.command(args...)
 	scr.cmd.Env = append(append(scr.cmd.Env, "TERM=xterm-256color", "LC_ALL=C.UTF-8"), env...)
 	scr.cmd.Stdin, scr.cmd.Stdout, scr.cmd.Stderr = slave, slave, slave
