@@ -36,7 +36,7 @@ test: ## Install what is missing, then run all tests, on the real kernel in name
 test-ansible: ## Install Ansible and an ssh server's files, and let it roll out to eight hosts of the lab by ssh
 	@scripts/setup ansible
 	@if ((EUID == 0)); then as=; else as="sudo --preserve-env env PATH=$$PATH"; fi; set -x; \
-	go test -count=1 -timeout 15m -v $${as:+-exec "$$as"} ./e2e -run '^TestAnsible' -ansible $(ARGS)
+	go test -count=1 -timeout 15m -v -tags ansible $${as:+-exec "$$as"} ./e2e -run '^TestAnsible' $(ARGS)
 
 test-packages: ## Build the packages, and install, upgrade, purge and boot them in roots of their own; as root
 	@scripts/setup packages

@@ -1,3 +1,5 @@
+//go:build ansible
+
 package e2e
 
 import (
@@ -5,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -23,8 +24,6 @@ import (
 
 	"github.com/synproxyctl/synproxyctl/internal/lab"
 )
-
-var withAnsible = flag.Bool("ansible", false, "run the tests of the Ansible collection, as root; scripts/setup ansible installs what they need")
 
 // A fleet is a controller and the hosts that Ansible manages from there by ssh, each with a TCP server to protect.
 type fleet struct {
@@ -48,9 +47,6 @@ type managed struct {
 // newFleet boots n hosts. All but the controller's own way leads over it, so that they are each other's neighbours.
 func newFleet(t *testing.T, n int) *fleet {
 	t.Helper()
-	if !*withAnsible {
-		t.Skip("Ansible takes minutes: make test-ansible")
-	}
 	if ids, err := os.ReadFile("/proc/self/uid_map"); err != nil || !strings.Contains(string(ids), "4294967295") {
 		t.Fatalf("an ssh server needs more users than root: run this as root; %v", err)
 	}
